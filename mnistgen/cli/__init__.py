@@ -1,0 +1,83 @@
+"""The command line: one small module a command, imported only when that command is asked for.
+
+Nothing here imports torch, so `mnistgen --help` answers at once.
+"""
+
+import importlib
+import os
+import sys
+from typing import NamedTuple
+
+from mnistgen.errors import MnistgenError, UsageError, suggestion
+
+
+class Command(NamedTuple):
+    module: str  # has run(arguments: list[str], prog: str) -> int
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("mnistgen.cli.train", "train a model on a dataset"),
+    "sample": Command("mnistgen.cli.sample", "draw labelled images from a trained model"),
+    "models": Command("mnistgen.cli.models", "list the models there are"),
+    "data": Command("mnistgen.cli.data", "show a dataset, or export it"),
+    "check": Command("mnistgen.cli.check", "test that a model keeps the plugin contract"),
+    "new": Command("mnistgen.cli.new", "write a new plugin as a starting point"),
+}
+
+EXAMPLES = """examples:
+  mnistgen train vae                                  train on MNIST with defaults
+  mnistgen sample vae-mnist --digits 0-9 --out grid.png
+  mnistgen sample vae-mnist --count 1000 --out digits.npz
+  mnistgen models                                     what can be trained
+  mnistgen COMMAND --help                             the flags of a command"""
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: mnistgen COMMAND ...", "", "A workbench for generative models on MNIST-format images.", ""]
+        + ["commands:", *lines, "", EXAMPLES]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(arguments)
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except MnistgenError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has gone: `mnistgen models | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"mnistgen {version('mnistgen')}")
+        return 0
+    if name not in COMMANDS:
+        raise UsageError(f"There is no command {name!r}. {suggestion(name, COMMANDS)}")
+    try:
+        code: int = importlib.import_module(COMMANDS[name].module).run(rest, prog=f"mnistgen {name}")
+    except SystemExit as stop:  # the flag parser's own: --help, or a flag it does not know
+        return stop.code if isinstance(stop.code, int) else 2
+    return code
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"mnistgen: {message}", file=sys.stderr)
+    return code

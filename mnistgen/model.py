@@ -1,0 +1,204 @@
+"""The plugin contract: what a model is to the rest of mnistgen.
+
+A model is a module with a frozen dataclass of hyperparameters and two methods: `losses`, a generator of the
+quantities to minimise in the order the paper minimises them, and `sample`, from labels to images. Training,
+checkpoints, sampling, scores and the command line follow from those. `Trainable` is the part that training needs
+(a classifier is one too); `GenerativeModel` adds sampling. What only some models can do (`HasLikelihood`,
+`HasLatents`, `HasPath`) is an abstract class of its own, never a method that may or may not be there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from mnistgen.errors import ContractError, suggestion
+
+IMAGE_SHAPE = (1, 28, 28)
+
+
+class Loss(NamedTuple):
+    """One quantity to minimise, and the part of the model that it trains."""
+
+    value: Tensor  # scalar
+    module: nn.Module  # its parameters, and no others, are updated
+    logs: Mapping[str, Tensor] = {}  # scalars for the progress line and the curves
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """Hyperparameters that the host reads; a model's own `Config` derives from this and adds its architecture.
+
+    Every field is a default, a command-line flag (its docstring is the help text) and an entry in the checkpoint.
+    Fields are int, float, bool, str, Literal or tuples of those.
+    """
+
+    epochs: float = 10.0
+    """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
+    batch_size: int = 128
+    """Images in a step, over all processes together."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW)."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls to zero after the warm-up; constant: not at all."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises linearly from zero."""
+    ema_decay: float = 0.999
+    """Decay a step of the averaged weights that are sampled and saved; 0 keeps no average."""
+    clip_norm: float = 1.0
+    """Largest gradient norm of a loss; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        for name, positive in (("epochs", True), ("batch_size", True), ("lr", True), ("weight_decay", False)):
+            value = getattr(self, name)
+            if not (value > 0 if positive else value >= 0):
+                raise ContractError(f"{name} is {value}; it must be {'positive' if positive else 'zero or more'}.")
+        for name in ("warmup_steps", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ContractError(f"{name} is {getattr(self, name)}; it must be zero or more.")
+        if not 0 <= self.ema_decay < 1:
+            raise ContractError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1.")
+
+    def to_json(self) -> str:
+        """The fields as a JSON object."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`. Raises `ContractError` on a field that this class does not have."""
+        values: dict[str, Any] = json.loads(text)
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise ContractError(f"{cls.__qualname__} has no field {name!r}. {suggestion(name, known)}")
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+class Noise:
+    """The randomness of a sample: one stream for each image, so that an image depends on its own seed alone.
+
+    Image i of a call with seed s draws from the counter-based generator Philox with the key (s, i) (Salmon et al.
+    2011), whatever the batch it is in and whatever the device. A sampler asks for as much as it needs, in order.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
+        """`seed` in [0, 2^63); `indices`: the place of each image of the batch in the whole call."""
+        self.device = torch.device(device)
+        self._streams = [np.random.Generator(np.random.Philox(key=np.array([seed, i], np.uint64))) for i in indices]
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal draws, (b, *shape) float32."""
+        return self._stack([stream.standard_normal(shape, np.float32) for stream in self._streams], shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform draws in [0, 1), (b, *shape) float32."""
+        return self._stack([stream.random(shape, np.float32) for stream in self._streams], shape)
+
+    def categorical(self, logits: Tensor) -> Tensor:
+        """One class for each row, (b, ..., k) -> (b, ...) int64, by the Gumbel-max trick."""
+        uniform = self.uniform(*logits.shape[1:]).clamp(1e-20, 1 - 1e-7)
+        return (logits - (-uniform.log()).log()).argmax(-1)
+
+    def _stack(self, draws: list[Any], shape: tuple[int, ...]) -> Tensor:
+        if not draws:
+            return torch.empty(0, *shape, device=self.device)
+        return torch.from_numpy(np.stack([np.asarray(draw) for draw in draws])).to(self.device)
+
+
+class Trainable(nn.Module, ABC):
+    """What `mnistgen.fit` can train: a generative model, or a classifier.
+
+    A subclass takes `(config, num_classes)` and calls `super().__init__` with them, so that a checkpoint can
+    rebuild it. Counters of its own (a warm-up, codebook usage) live in registered buffers, so that resuming is
+    exact.
+    """
+
+    Config: ClassVar[type[BaseConfig]] = BaseConfig
+
+    def __init__(self, config: BaseConfig, num_classes: int = 10) -> None:
+        super().__init__()
+        if not isinstance(config, self.Config):
+            raise ContractError(f"{type(self).__name__} needs a {self.Config.__qualname__}, not {config!r}.")
+        self.config = config
+        self.num_classes = num_classes
+
+    @abstractmethod
+    def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
+        """Yield each loss of one step, in the order in which the parts are updated.
+
+        `x`: (b, 1, 28, 28) in [-1, 1]; `y`: (b,) int64. The caller steps between two yields, so what follows a
+        `yield` sees the updated weights. Never `yield` inside a `with`: its mode would leak into the caller.
+        """
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        """One optimizer for each module that a loss names; their learning rates are the peaks of the schedule."""
+        return {self: AdamW(self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True)}
+
+    def validation_loss(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """The loss to compare on held-out images, lower is better, or None where there is no such thing (a GAN)."""
+        losses = list(self.losses(x, y))
+        return losses[0].value if len(losses) == 1 else None
+
+
+class GenerativeModel(Trainable):
+    """A model of images given labels. The class docstring's first line is what `mnistgen models` shows."""
+
+    family: ClassVar[str] = ""  # a literal string: "vae", "gan", "diffusion", ...
+    conditional: ClassVar[bool]  # does sample(y) respect y? If not, only len(y) counts.
+
+    @abstractmethod
+    def sample(self, y: Tensor, *, noise: Noise) -> Tensor:
+        """Draw one image for each label, (b,) int64 -> (b, 1, 28, 28) in [-1, 1].
+
+        All randomness comes from `noise`. A subclass may add keyword-only knobs with defaults.
+        """
+
+
+class HasLikelihood(ABC):
+    """A model that says how probable an image is."""
+
+    likelihood: ClassVar[Literal["exact", "lower bound", "estimate"]]
+    likelihood_of: ClassVar[str]  # of what data: "stochastically binarised pixels", "8-bit pixels", ...
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        """log p(x | y), or its bound, in nats an image: (b, 1, 28, 28) in [-1, 1] -> (b,)."""
+
+
+class HasLatents(ABC):
+    """A model with a code for each image, of a known shape and approximately standard normal."""
+
+    latent_shape: tuple[int, ...]
+
+    @abstractmethod
+    def encode(self, x: Tensor, y: Tensor) -> Tensor:
+        """The code of each image, (b, 1, 28, 28) in [-1, 1] -> (b, *latent_shape); the mean where it is random."""
+
+    @abstractmethod
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """The image of each code, (b, *latent_shape) -> (b, 1, 28, 28) in [-1, 1].
+
+        `y` is (b,) int64, or (b, num_classes) float weights that sum to one, for images between classes.
+        """
+
+
+class HasPath(ABC):
+    """A model whose samples come into being step by step."""
+
+    @abstractmethod
+    def sample_path(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
+        """Yield the images of `sample` as they form, each (b, 1, 28, 28) in [-1, 1], the last one the sample."""
