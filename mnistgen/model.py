@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from mnistgen.errors import ContractError, suggestion
+from mnistgen.errors import ContractError, UsageError, suggestion
 
 IMAGE_SHAPE = (1, 28, 28)
 
@@ -63,12 +63,12 @@ class BaseConfig:
         for name, positive in (("epochs", True), ("batch_size", True), ("lr", True), ("weight_decay", False)):
             value = getattr(self, name)
             if not (value > 0 if positive else value >= 0):
-                raise ContractError(f"{name} is {value}; it must be {'positive' if positive else 'zero or more'}.")
+                raise UsageError(f"{name} is {value}; it must be {'positive' if positive else 'zero or more'}.")
         for name in ("warmup_steps", "clip_norm"):
             if getattr(self, name) < 0:
-                raise ContractError(f"{name} is {getattr(self, name)}; it must be zero or more.")
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be zero or more.")
         if not 0 <= self.ema_decay < 1:
-            raise ContractError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1.")
+            raise UsageError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1.")
 
     def to_json(self) -> str:
         """The fields as a JSON object."""
@@ -82,7 +82,8 @@ class BaseConfig:
         for name in values:
             if name not in known:
                 raise ContractError(f"{cls.__qualname__} has no field {name!r}. {suggestion(name, known)}")
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**arguments)
 
 
 class Noise:

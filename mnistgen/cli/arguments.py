@@ -7,6 +7,7 @@ from typing import TypeVar
 import tyro
 
 Options = TypeVar("Options")
+FLAGS = (tyro.conf.FlagCreatePairsOff,)  # --resume, and no --no-resume beside it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,4 +31,5 @@ def parse(
     """
     summary = (options.__doc__ or "").strip()
     description = f"{summary}\n\nexamples:\n" + "\n".join(f"  {line.strip()}" for line in examples.strip().split("\n"))
-    return tyro.cli(options, args=arguments, prog=prog, description=description, default=default)
+    parsed: Options = tyro.cli(options, args=arguments, prog=prog, description=description, default=default, config=FLAGS)  # type: ignore[assignment]
+    return parsed

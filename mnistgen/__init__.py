@@ -1,0 +1,104 @@
+"""mnistgen: a workbench for generative models on MNIST-format images.
+
+The names below are the public API. They are imported on first use, so that what does not need torch
+(`mnistgen --help`, `mnistgen models`) does not wait for it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnistgen.checkpoint import Checkpoint, load, read_checkpoint, save
+    from mnistgen.data import Dataset, load_data, to_float, to_uint8, train_validation_split
+    from mnistgen.errors import (
+        CheckpointError,
+        ContractError,
+        DataError,
+        MnistgenError,
+        PluginError,
+        TrainingError,
+        UsageError,
+    )
+    from mnistgen.model import (
+        BaseConfig,
+        GenerativeModel,
+        HasLatents,
+        HasLikelihood,
+        HasPath,
+        Loss,
+        Noise,
+        Trainable,
+    )
+    from mnistgen.registry import list_models, model_class
+    from mnistgen.sampling import grid, interpolate, sample, save_png, traverse
+    from mnistgen.testing import check_model
+    from mnistgen.training import Step, fit
+
+_HOME = {
+    "checkpoint": ("Checkpoint", "load", "read_checkpoint", "save"),
+    "data": ("Dataset", "load_data", "to_float", "to_uint8", "train_validation_split"),
+    "errors": (
+        "CheckpointError",
+        "ContractError",
+        "DataError",
+        "MnistgenError",
+        "PluginError",
+        "TrainingError",
+        "UsageError",
+    ),
+    "model": ("BaseConfig", "GenerativeModel", "HasLatents", "HasLikelihood", "HasPath", "Loss", "Noise", "Trainable"),
+    "registry": ("list_models", "model_class"),
+    "sampling": ("grid", "interpolate", "sample", "save_png", "traverse"),
+    "testing": ("check_model",),
+    "training": ("Step", "fit"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "BaseConfig",
+    "Checkpoint",
+    "CheckpointError",
+    "ContractError",
+    "DataError",
+    "Dataset",
+    "GenerativeModel",
+    "HasLatents",
+    "HasLikelihood",
+    "HasPath",
+    "Loss",
+    "MnistgenError",
+    "Noise",
+    "PluginError",
+    "Step",
+    "Trainable",
+    "TrainingError",
+    "UsageError",
+    "check_model",
+    "fit",
+    "grid",
+    "interpolate",
+    "list_models",
+    "load",
+    "load_data",
+    "model_class",
+    "read_checkpoint",
+    "sample",
+    "save",
+    "save_png",
+    "to_float",
+    "to_uint8",
+    "train_validation_split",
+    "traverse",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'mnistgen' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"mnistgen.{_MODULE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,191 @@
+"""Checkpoints: one self-describing safetensors file a model, and beside it the state that exact resuming needs.
+
+`load` rebuilds a model from the file alone. Nothing is ever unpickled: weights are safetensors, the resume state is
+read with `weights_only=True`. Every write is atomic, so a killed process leaves the file as it was before.
+"""
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from mnistgen import registry
+from mnistgen.data import Dataset
+from mnistgen.errors import CheckpointError, ContractError, MnistgenError, UsageError, suggestion
+from mnistgen.files import atomic_file
+from mnistgen.model import GenerativeModel
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+HOME = Path("checkpoints")  # where training writes by default, in the working folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint file says of itself."""
+
+    model: str  # the registered name; empty for a class that is not registered
+    config: dict[str, Any]
+    num_classes: int
+    distribution: str = ""  # where the plugin comes from
+    version: str = ""
+    dataset: str = ""
+    dataset_hash: str = ""  # of exactly the images trained on
+    steps: int = 0
+    seed: int = 0
+    seconds: float = 0.0  # training time
+    scores: dict[str, Any] = field(default_factory=dict)  # e.g. validation_loss
+    format: int = FORMAT
+
+
+def save(
+    path: str | Path,
+    model: GenerativeModel,
+    *,
+    dataset: Dataset | None = None,
+    steps: int = 0,
+    seed: int = 0,
+    seconds: float = 0.0,
+    scores: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the model's weights and description to `path` (a folder gets `model.safetensors`).
+
+    Pass the averaged model of a run (`step.ema`). Raises `CheckpointError` where a weight is not finite (what is
+    at `path` stays) and `MnistgenError` where the file cannot be written.
+    """
+    path = _weights_file(Path(path))
+    entry = registry.entry_of(type(model))
+    about = Checkpoint(
+        model=entry.name if entry else "",
+        distribution=entry.distribution if entry else "",
+        version=entry.version if entry else "",
+        config=asdict(model.config),
+        num_classes=model.num_classes,
+        dataset=dataset.name if dataset else "",
+        dataset_hash=dataset.hash if dataset else "",
+        steps=steps,
+        seed=seed,
+        seconds=round(seconds, 1),
+        scores=dict(scores or {}),
+    )
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: not written, because weight {name} is not finite.")
+    metadata = {name: json.dumps(value) for name, value in asdict(about).items()}
+    content = to_bytes(tensors, metadata)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load(
+    source: str | Path, *, device: str | torch.device = "cpu", model_class: type[GenerativeModel] | None = None
+) -> GenerativeModel:
+    """Rebuild the model of a checkpoint (a name, a folder or a file), in eval mode.
+
+    `model_class` is needed only for a class that is not registered as a plugin. Raises `CheckpointError` where
+    there is none, or it is damaged, or the installed plugin's network is another one.
+    """
+    path = find(source)
+    about = read_checkpoint(path)
+    if model_class is None:
+        if not about.model:
+            raise CheckpointError(f"{path}: its model is no registered plugin; give its class as model_class=.")
+        try:
+            model_class = registry.model_class(about.model)
+        except UsageError as error:
+            raise CheckpointError(
+                f"{path}: needs the plugin {about.model!r} of {about.distribution}. {error}"
+            ) from error
+    try:
+        model = model_class(model_class.Config.from_json(json.dumps(about.config)), about.num_classes)
+        model.load_state_dict(_tensors(path))
+    except (ContractError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path}: does not fit the installed {about.model!r} (written by {about.distribution} {about.version}): "
+            f"{reason[:300]}"
+        ) from error
+    return model.to(device).eval()
+
+
+def read_checkpoint(source: str | Path) -> Checkpoint:
+    """What the checkpoint says of itself, without building the model. Raises `CheckpointError`."""
+    path = find(source)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        known = {item.name for item in fields(Checkpoint)}
+        values = {name: json.loads(value) for name, value in metadata.items() if name in known}
+        about = Checkpoint(**values)
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no mnistgen checkpoint, or is damaged: {error}") from error
+    if about.format != FORMAT:
+        raise CheckpointError(
+            f"{path}: has format {about.format}, and this mnistgen reads format {FORMAT}. Upgrade it."
+        )
+    if not isinstance(about.config, dict) or not isinstance(about.num_classes, int) or about.num_classes < 1:
+        raise CheckpointError(f"{path}: is damaged: its description makes no sense.")
+    return about
+
+
+def find(source: str | Path) -> Path:
+    """The weights file of a checkpoint given as a file, a folder, or a name under `checkpoints/`.
+
+    Raises `CheckpointError` that names the nearest one there is.
+    """
+    given = Path(source)
+    for path in (given, HOME / given, HOME / f"{source}.safetensors"):
+        if path.is_file():
+            return path
+        if (path / WEIGHTS).is_file():
+            return path / WEIGHTS
+    if given.is_dir():
+        raise CheckpointError(f"{given}: this folder holds no {WEIGHTS}. Train a model, or name another checkpoint.")
+    hint = suggestion(str(source), checkpoint_names())
+    raise CheckpointError(f"There is no checkpoint {str(source)!r}, as a file, a folder or in {HOME}/. {hint}")
+
+
+def checkpoint_names() -> list[str]:
+    """The names that `find` knows in the working folder."""
+    folders = (path.parent.name for path in HOME.glob(f"*/{WEIGHTS}"))
+    files = (path.stem for path in HOME.glob("*.safetensors"))
+    return sorted({*folders, *files})
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a `Run.state_dict()` for exact resuming, atomically."""
+    with atomic_file(path) as temporary:
+        try:
+            torch.save(dict(state), temporary)
+        except RuntimeError as error:  # torch's writer reports a full disk as a RuntimeError
+            raise MnistgenError(f"{path}: cannot be written: {str(error).splitlines()[0]}.") from error
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote. Raises `CheckpointError` where it is missing or damaged."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is not there, so there is nothing to resume. Leave out --resume to start.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: is damaged and cannot be resumed ({str(error).splitlines()[0]}).") from error
+    if not isinstance(state, dict) or "identity" not in state:
+        raise CheckpointError(f"{path}: is not the state of a run.")
+    return state
+
+
+def _weights_file(path: Path) -> Path:
+    return path if path.suffix == ".safetensors" else path / WEIGHTS
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping

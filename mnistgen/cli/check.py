@@ -1,0 +1,48 @@
+"""`mnistgen check NAME`: the plugin contract, one line a rule."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from mnistgen.cli import arguments as flags
+
+EXAMPLES = """
+mnistgen check vae
+mnistgen check my-model --overfit-steps 10000
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(flags.Common):
+    """Test that a model keeps the plugin contract. The exit code is 1 where it breaks a rule."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Name of the model, as `mnistgen models` lists it."""
+    overfit_steps: int = 2400
+    """The most training steps in which the model has to learn 64 simple images by heart."""
+
+
+def run(arguments: list[str], prog: str) -> int:
+    options = flags.parse(Options, arguments, prog=prog, examples=EXAMPLES)
+
+    from mnistgen.registry import entry_of, model_class  # --help answers without torch
+    from mnistgen.testing import check_rules, rules_of
+
+    model = model_class(options.name)
+    entry = entry_of(model)
+    assert entry is not None
+    print(f"{options.name} ({entry.source})")
+    kept = broken = 0
+    for rule, problem in check_rules(
+        model, seed=options.seed, overfit_steps=options.overfit_steps, device=options.device
+    ):
+        print(f"{'ok' if problem is None else 'broken':<8}{rule}", flush=True)
+        if problem is None:
+            kept += 1
+        else:
+            broken += 1
+            print(f"        {problem}")
+    untried = len(rules_of(model)) - kept - broken
+    print(f"{kept} rules kept, {broken} broken{f', {untried} not tried' if untried else ''}.")
+    return 1 if broken else 0

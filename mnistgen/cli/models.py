@@ -1,0 +1,68 @@
+"""`mnistgen models`: what can be trained, and which distribution it comes from. No torch, no plugin is imported."""
+
+import sys
+from dataclasses import dataclass
+
+from mnistgen.cli import arguments as flags
+from mnistgen.errors import MnistgenError
+from mnistgen.registry import claims, clash, list_models, model_class
+
+EXAMPLES = """
+mnistgen models
+mnistgen models --load        import each one, and show which fail and why
+mnistgen models | grep vae    one line a model, columns between tabs
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(flags.Common):
+    """List the models there are: name, family, description and the distribution each comes from."""
+
+    load: bool = False
+    """Import each model; the exit code is 1 where one fails."""
+
+
+def run(arguments: list[str], prog: str) -> int:
+    # Without flags there is nothing to parse, and parsing takes as long as all of the listing.
+    options = flags.parse(Options, arguments, prog=prog, examples=EXAMPLES) if arguments else Options()
+    header = ["name", "family", "description", "distribution", *(["loads"] if options.load else [])]
+    rows, failures = [], 0
+    for entry in sorted(list_models().values(), key=lambda entry: (entry.family, entry.name)):
+        failure = _failure(entry.name) if options.load else ""
+        row = [entry.name, entry.family, failure or entry.description, entry.source]
+        rows.append([*row, "no" if failure else "yes"] if options.load else row)
+        failures += bool(failure)
+    for name, rivals in claims().items():
+        if len(rivals) > 1:
+            row = [name, "", clash(rivals), ", ".join(entry.source for entry in rivals)]
+            rows.append([*row, "no"] if options.load else row)
+            failures += options.load
+    if sys.stdout.isatty():
+        _table(header, rows)
+    else:
+        for row in rows:
+            print("\t".join(" ".join(cell.split()) for cell in row))
+    return 1 if failures else 0
+
+
+def _failure(name: str) -> str:
+    """Why a model cannot be imported; empty where it can."""
+    try:
+        model_class(name)
+    except MnistgenError as error:
+        return str(error)
+    return ""
+
+
+def _table(header: list[str], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in header:
+        table.add_column(title, overflow="fold", no_wrap=title == "name")
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text: a description may hold square brackets, which are rich's markup
+    Console().print(table)

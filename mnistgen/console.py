@@ -1,0 +1,111 @@
+"""What a person sees in the terminal: progress on standard error, results and pictures on standard output."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.style import Style
+from rich.text import Text
+from torch import Tensor
+
+PLAIN_INTERVAL = 10.0  # seconds between lines where the output is not a terminal
+
+
+def out() -> Console:
+    """Results, on standard output; lines are not folded where it is a file or a pipe."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)
+
+
+def picture(image: Tensor) -> Text:
+    """A grey image (h, w) uint8 as half blocks, two pixels a character; shrunk to the terminal's width."""
+    width = out().width
+    step = max(1, -(-image.shape[1] // width))
+    small = image[::step, ::step].tolist()
+    if len(small) % 2:
+        small.append([0] * len(small[0]))
+    text = Text()
+    for upper, lower in zip(small[::2], small[1::2], strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            text.append("▀", Style(color=f"rgb({above},{above},{above})", bgcolor=f"rgb({below},{below},{below})"))
+        text.append("\n")
+    return text
+
+
+def show(image: Tensor) -> None:
+    """Print a picture where standard output is a terminal that can show one; otherwise nothing."""
+    console = out()
+    if console.is_terminal and console.color_system in ("256", "truecolor") and image.shape[1] <= 3 * console.width:
+        console.print(picture(image))
+
+
+def duration(seconds: float) -> str:
+    """`75.2` -> `1 min 15 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Display:
+    """One line of progress: a bar in a terminal, a plain line every few seconds elsewhere, nothing when quiet."""
+
+    def __init__(self, title: str, *, quiet: bool = False) -> None:
+        self.title, self.quiet = title, quiet
+        self._start = time.monotonic()
+        self._first: float | None = None
+        self._last_line = -PLAIN_INTERVAL
+        self._bar: Progress | None = None
+
+    def update(self, progress: float, text: str, *, last: bool = False) -> None:
+        """`progress` in [0, 1] of the whole command; `text` says what matters now."""
+        if self.quiet:
+            return
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._start = progress, now  # a resumed run starts in the middle
+        gained = progress - self._first
+        eta = (now - self._start) / gained * (1 - progress) if gained > 0 else None
+        ends = f"  {duration(eta)} left" if eta is not None and not last else ""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=progress, detail=f"{text}{ends}")
+        elif last or now - self._last_line >= PLAIN_INTERVAL:
+            self._last_line = now
+            print(f"{self.title}  {progress:4.0%}  {text}{ends}", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line of its own, for what must not scroll away."""
+        if self._bar is not None:
+            self._bar.console.print(text)
+        elif not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def live(self) -> Iterator["Display"]:
+        """Inside, a bar is shown where standard error is a terminal."""
+        console = Console(stderr=True, highlight=False)
+        if self.quiet or not console.is_terminal:
+            yield self
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[detail]}"),
+        )
+        with Progress(*columns, console=console) as bar:
+            self._bar = bar
+            bar.add_task(self.title, total=1.0, detail="")
+            try:
+                yield self
+            finally:
+                self._bar = None
+
+
+def numbers(values: Mapping[str, Any]) -> str:
+    """`{"loss": 3.14159}` -> `loss 3.142`."""
+    return "  ".join(f"{name} {float(value):.4g}" for name, value in values.items())

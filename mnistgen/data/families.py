@@ -1,0 +1,61 @@
+"""The datasets that are known by name: their files on disk, their classes, and what is odd about them."""
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_DIGITS = tuple(string.digits)
+# EMNIST merges the lower-case letters that look like their capitals in its by-merge and balanced splits.
+_MERGED = (*string.digits, *string.ascii_uppercase, *"abdefghnqrt")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One dataset in the layout of `torchvision.datasets`: `<data folder>/<folder>/raw/<file>`."""
+
+    title: str
+    folder: str  # also the name of torchvision's class, which knows mirrors and checksums
+    files: Mapping[str, tuple[str, str]]  # split -> images, labels
+    class_names: tuple[str, ...]
+    first_label: int = 0
+    transposed: bool = False  # the files hold the images with rows and columns exchanged
+
+
+_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def _emnist(split: str, class_names: tuple[str, ...], first_label: int = 0) -> Family:
+    files = {
+        part: (f"emnist-{split}-{part}-images-idx3-ubyte", f"emnist-{split}-{part}-labels-idx1-ubyte")
+        for part in ("train", "test")
+    }
+    return Family(f"EMNIST {split}", "EMNIST", files, class_names, first_label, transposed=True)
+
+
+FAMILIES = {
+    "mnist": Family("MNIST", "MNIST", _FILES, _DIGITS),
+    "fashion": Family(
+        "Fashion-MNIST",
+        "FashionMNIST",
+        _FILES,
+        ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "kmnist": Family("KMNIST", "KMNIST", _FILES, ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")),
+    "qmnist": Family(
+        "QMNIST",
+        "QMNIST",
+        {part: (f"qmnist-{part}-images-idx3-ubyte", f"qmnist-{part}-labels-idx2-int") for part in ("train", "test")},
+        _DIGITS,
+    ),
+    "emnist-byclass": _emnist("byclass", (*string.digits, *string.ascii_uppercase, *string.ascii_lowercase)),
+    "emnist-bymerge": _emnist("bymerge", _MERGED),
+    "emnist-balanced": _emnist("balanced", _MERGED),
+    "emnist-letters": _emnist("letters", tuple(string.ascii_lowercase), first_label=1),
+    "emnist-digits": _emnist("digits", _DIGITS),
+    "emnist-mnist": _emnist("mnist", _DIGITS),
+}
+
+ALIASES = {"fashion-mnist": "fashion", "fashionmnist": "fashion", "kuzushiji-mnist": "kmnist", "k-mnist": "kmnist"}

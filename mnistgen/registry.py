@@ -1,0 +1,202 @@
+"""From the names of models to their classes, by the entry points of what is installed.
+
+Listing reads the metadata of distributions and, for family and description, the source text of the classes: it
+imports no plugin and no torch. A plugin is imported when its class is asked for, and its failure is its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+import warnings
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mnistgen.errors import PluginError, UsageError, suggestion
+
+if TYPE_CHECKING:
+    from mnistgen.model import GenerativeModel, Trainable
+
+GROUP = "mnistgen.models"
+
+
+class Entry(NamedTuple):
+    """One model as its distribution registers it."""
+
+    name: str
+    distribution: str
+    version: str
+    value: str  # "package.module:Class"
+    family: str = ""  # this and the description are read from the source; empty where that cannot be read
+    description: str = ""
+
+    @property
+    def source(self) -> str:
+        """The distribution and its version, as errors and tables show them."""
+        return f"{self.distribution} {self.version}".strip()
+
+
+def claims() -> dict[str, list[Entry]]:
+    """Every registered name with all that claim it, sorted; more than one is a clash. Nothing is imported."""
+    found: dict[str, list[Entry]] = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        # A broken installation may lack the metadata that the types promise.
+        distribution: Any = point.dist
+        name, version = (distribution.name, distribution.version) if distribution is not None else (None, None)
+        entry = Entry(point.name, str(name or "an unnamed distribution"), str(version or ""), point.value)
+        others = found.setdefault(entry.name, [])
+        # An editable install can put one distribution on sys.path twice.
+        if all((entry.distribution, entry.value) != (other.distribution, other.value) for other in others):
+            others.append(entry)
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def list_models() -> dict[str, Entry]:
+    """The models that can be asked for by name, without those that two distributions claim (see `claims`)."""
+    return {name: _described(entries[0]) for name, entries in claims().items() if len(entries) == 1}
+
+
+def model_class(name: str) -> type[GenerativeModel]:
+    """Import the model called `name`.
+
+    Raises `UsageError` on an unknown name, and `PluginError` where two distributions claim it, where importing it
+    fails, or where what it names is no complete `GenerativeModel`.
+    """
+    entry = _entry(name)
+    where = f"Model {name!r} of {entry.source} ({entry.value})"
+    module, attribute = _target(entry.value)
+    if not module or not attribute:
+        raise PluginError(f"{where} cannot be loaded: its entry point must read 'package.module:Class'.")
+    try:
+        found = reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except (Exception, SystemExit) as error:  # a plugin may raise anything on import; it is shown as its failure
+        raise PluginError(
+            f"{where} cannot be imported: {type(error).__name__}: {error}. Repair or uninstall {entry.distribution}."
+        ) from error
+
+    from mnistgen.model import GenerativeModel  # imports torch, which listing does without
+
+    if not (isinstance(found, type) and issubclass(found, GenerativeModel)):
+        raise PluginError(f"{where} is not a subclass of mnistgen.GenerativeModel; derive the class from it.")
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise PluginError(f"{where} is abstract; it has still to define {missing}.")
+    return found
+
+
+def entry_of(model: type[Trainable]) -> Entry | None:
+    """How a class is registered, or None. Nothing is imported: where a class exists, so does its module."""
+    for entries in claims().values():
+        for entry in entries:
+            module, attribute = _target(entry.value)
+            found: Any = sys.modules.get(module)
+            for part in attribute.split("."):
+                found = getattr(found, part, None)
+            if found is model:
+                return _described(entry)
+    return None
+
+
+def model_name(model: type[Trainable]) -> str | None:
+    """The name under which a class is registered, or None."""
+    entry = entry_of(model)
+    return entry.name if entry else None
+
+
+def _entry(name: str) -> Entry:
+    known = claims()
+    if name not in known:
+        raise UsageError(f"There is no model {name!r}. {suggestion(name, known)} `mnistgen models` describes them.")
+    if len(known[name]) > 1:
+        raise PluginError(clash(known[name]))
+    return known[name][0]
+
+
+def clash(entries: list[Entry]) -> str:
+    """The sentence about a name that several distributions claim."""
+    owners = " and ".join(f"{entry.source} ({entry.value})" for entry in entries)
+    return f"The model name {entries[0].name!r} is claimed by {owners}; uninstall all but one of them."
+
+
+def _target(value: str) -> tuple[str, str]:
+    module, _, attribute = value.partition("[")[0].partition(":")  # "package.module:Class [extra]"
+    return module.strip(), attribute.strip()
+
+
+# What follows reads source instead of importing it.
+
+
+def _described(entry: Entry) -> Entry:
+    module, name = _target(entry.value)
+    definition = _definition(module, name)
+    if definition is None:
+        return entry
+    node, home = definition
+    summary = (ast.get_docstring(node) or "").partition("\n")[0].strip()
+    return entry._replace(family=_family(node, home), description=summary)
+
+
+def _family(node: ast.ClassDef, home: str, hops: int = 8) -> str:
+    """The string that `family` is set to in a class, else in its bases of the same package."""
+    for statement in node.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == "family" for target in targets):
+            value = getattr(statement, "value", None)
+            return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
+    for base in node.bases if hops else []:
+        found = _definition(home, base.id) if isinstance(base, ast.Name) else None
+        if found is not None and found[1].partition(".")[0] == home.partition(".")[0]:
+            family = _family(*found, hops - 1)
+            if family:
+                return family
+    return ""
+
+
+def _definition(module: str, name: str, hops: int = 8) -> tuple[ast.ClassDef, str] | None:
+    """The class statement that defines `name`, and its module, through `from ... import` of other modules."""
+    path = _locate(module)
+    if path is None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an odd escape in somebody's source is no concern of a listing
+            tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # importing it would tell; `mnistgen models --load` does
+        return None
+    for statement in tree.body:
+        if isinstance(statement, ast.ClassDef) and statement.name == name:
+            return statement, module
+        if isinstance(statement, ast.ImportFrom) and hops:
+            for alias in statement.names:
+                if (alias.asname or alias.name) == name:
+                    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+                    parents = package.split(".")[: len(package.split(".")) + 1 - statement.level]
+                    prefix = parents if statement.level else []
+                    origin = ".".join([*prefix, statement.module] if statement.module else prefix)
+                    return _definition(origin, alias.name, hops - 1)
+    return None
+
+
+def _locate(module: str) -> Path | None:
+    """The source file of a module. Only its top-level package is looked up, since the import system would import
+    the parents of anything deeper."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top) if top else None
+    except (ImportError, ValueError):  # ValueError: a module in memory without a spec
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or ():
+        path = Path(folder, *rest)
+        for candidate in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+            if candidate.is_file():
+                return candidate
+    return None

@@ -1,0 +1,544 @@
+"""`fit`: one training loop for every family, as a generator that yields a Step after each step.
+
+The model says what to minimise and in which order (`Trainable.losses`); this module owns the rest: batches, the
+learning-rate schedule, autocast, gradient clipping, the averaged weights, validation, the clock, resuming and
+several processes. Whoever drives the generator owns progress, logs and checkpoints.
+
+Everything random in step k of a run with seed s is drawn from a generator seeded by (s, k), and the order of the
+images by (s, epoch). So the state of a run is its weights, its optimizers and a step number, and a resumed run is
+the uninterrupted one bit for bit.
+"""
+
+import copy
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mnistgen.data import Dataset, to_float
+from mnistgen.errors import CheckpointError, ContractError, TrainingError, UsageError
+from mnistgen.model import Loss, Trainable
+
+WARMUP_SHARE = 0.1  # the warm-up never takes more than this share of a run
+VALIDATION_BATCH = 500
+_COUNTERS = ("step", "seconds", "best_validation", "best_step", "validations_since_best", "progress")
+
+
+class Step(NamedTuple):
+    """What one training step was. Tensors are scalars on the training device: `float()` waits for the device."""
+
+    number: int  # steps done, counted from 1
+    total: int | None  # steps in all; None where a time budget decides
+    progress: float  # share of the run that is done, in (0, 1]
+    epoch: float  # passes over the training images so far
+    images: int  # images seen so far
+    seconds: float  # training time so far, earlier parts of a resumed run included
+    lr: float  # factor on every optimizer's peak learning rate in this step, in [0, 1]
+    losses: dict[str, Tensor]  # the losses and the model's own logs, averaged over all processes
+    validation: float | None  # validation loss of the averaged weights, where this step computed it
+    best: bool  # whether that is the best so far
+    last: bool  # whether the run ends here
+    stopped: bool  # whether it ends because `stop` said so
+    run: "Run"
+
+    @property
+    def ema(self) -> Trainable:
+        """The averaged model in eval mode: what is sampled, scored and saved. It goes on changing."""
+        return self.run.ema
+
+
+@dataclass
+class Run:
+    """The state of a run; `state_dict` is what exact resuming needs."""
+
+    model: Trainable
+    ema: Trainable
+    optimizers: dict[nn.Module, torch.optim.Optimizer]
+    identity: dict[str, Any]  # what must be the same for a resumed run to be the same run
+    step: int = 0
+    seconds: float = 0.0
+    best_validation: float = math.inf
+    best_step: int = 0
+    validations_since_best: int = 0
+    progress: float = 0.0
+    peaks: list[list[float]] = field(init=False)  # learning rates before any schedule
+
+    def __post_init__(self) -> None:
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers.values()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and strings only, so that it loads with `weights_only=True`."""
+        return {
+            "identity": dict(self.identity),
+            **{name: getattr(self, name) for name in _COUNTERS},
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers.values()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`. Raises `CheckpointError` where it belongs to another run."""
+        for name, mine in self.identity.items():
+            theirs = state["identity"].get(name)
+            if theirs != mine:
+                raise CheckpointError(
+                    f"The run to resume was started with {name} {theirs!r}, and this one has {mine!r}. "
+                    "Resume with the same, or start anew."
+                )
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        for optimizer, saved in zip(self.optimizers.values(), state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+
+def fit(
+    model: Trainable,
+    data: Dataset,
+    *,
+    validation: Dataset | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    budget: float | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    validate_every: int | None = None,
+    patience: int | None = None,
+    compile: bool = False,  # noqa: A002  the name of torch's own function and of the flag
+    state: Mapping[str, Any] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Generator[Step, None, None]:
+    """Train `model` on `data`, yielding after each step.
+
+    The length is `steps`, or `budget` seconds of wall time, or `epochs`, else the config's epochs; at its end the
+    schedule has brought the learning rate to zero. `precision` is fp32, bf16 (autocast) or auto (bf16 where the
+    device computes in it). Every `validate_every` steps (default: an epoch) and at the end, the averaged model's
+    validation loss is taken on `validation`; `patience` such losses without a new best end the run. `state` (a
+    `Run.state_dict()`) continues that run exactly. `stop` is asked after each step; a yes ends the run early.
+
+    Under `torch.distributed` each process takes its share of every batch, so the curve is that of one process.
+
+    Raises `UsageError` (contradicting lengths, a batch that does not divide), `TrainingError` (a loss or gradient
+    that is not finite; the weights are then those of the last good step), `CheckpointError` (a foreign `state`).
+    """
+    if sum(length is not None for length in (epochs, steps, budget)) > 1:
+        raise UsageError("Give one length of training: epochs, steps or a budget.")
+    for name, value in (("epochs", epochs), ("steps", steps), ("budget", budget)):
+        if value is not None and not value > 0:
+            raise UsageError(f"{name} is {value}; it must be positive.")
+    if data.num_classes > model.num_classes:
+        raise UsageError(
+            f"{data.name} has {data.num_classes} classes and the model was built for {model.num_classes}; "
+            f"build it with num_classes={data.num_classes}."
+        )
+    where = resolve_device(device)
+    config = model.config
+    batch = config.batch_size
+    total = steps
+    if steps is None and budget is None:
+        total = math.ceil((config.epochs if epochs is None else epochs) * len(data) / batch)
+    every = validate_every or max(1, round(len(data) / batch))
+    share = _Share.of(batch)
+
+    model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    run = Run(model, ema, model.optimizers(), _identity(model, data, validation, total, budget, seed, precision, where))
+    if state is not None:
+        run.load_state_dict(state)
+    share.agree(model)
+    if compile:
+        for network in model.children():
+            network.compile()
+    stepper = _Stepper(run, autocast_dtype(where, precision), where, share)
+    order = _Order(len(data), seed, batch)
+    images, labels = data.images.to(where), data.labels.to(where)
+    clock = _Clock(run.seconds, share if budget is not None else _Share(0, 1))
+
+    while run.progress < 1:
+        progress = run.step / total if total is not None else clock.read() / _not_none(budget)
+        if progress >= 1:
+            break  # a resumed run whose budget was spent
+        lr = _schedule(config.schedule, progress, run.step + 1, config.warmup_steps)
+        rows = share.rows(order.batch(run.step)).to(where)
+        x = to_float(images[rows]).contiguous(memory_format=torch.channels_last)
+        losses = stepper.step(x, labels[rows], lr, seed)
+        run.step += 1
+        wants_stop = share.any(stop())
+        run.seconds = clock.read()
+        run.progress = run.step / total if total is not None else min(1.0, run.seconds / _not_none(budget))
+        done = run.progress >= 1
+        loss, best = None, False
+        if validation is not None and (run.step % every == 0 or done):
+            loss = stepper.validate(validation, seed)
+            if loss is not None:
+                best = loss < run.best_validation
+                run.validations_since_best = 0 if best else run.validations_since_best + 1
+                if best:
+                    run.best_validation, run.best_step = loss, run.step
+        last = done or wants_stop or (patience is not None and run.validations_since_best >= patience)
+        images_seen = run.step * batch
+        yield Step(
+            number=run.step,
+            total=total,
+            progress=run.progress,
+            epoch=images_seen / len(data),
+            images=images_seen,
+            seconds=run.seconds,
+            lr=lr,
+            losses=losses,
+            validation=loss,
+            best=best,
+            last=last,
+            stopped=wants_stop and not done,
+            run=run,
+        )
+        if last:
+            return
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """The device called `name`; auto is the first of cuda, mps and cpu that is there. Raises `UsageError`."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"Device {str(name)!r} cannot be used here: {reason}. Try --device cpu, or auto.") from error
+    return device
+
+
+def autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
+    """bfloat16, or None for plain float32. auto: bfloat16 where the hardware multiplies in it."""
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"There is no precision {precision!r}; it is auto, fp32 or bf16.")
+    if precision == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:  # without these instructions bfloat16 on a CPU is emulated, and slower than float32
+            fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else None
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def _identity(
+    model: Trainable,
+    data: Dataset,
+    validation: Dataset | None,
+    total: int | None,
+    budget: float | None,
+    seed: int,
+    precision: str,
+    device: torch.device,
+) -> dict[str, Any]:
+    dtype = autocast_dtype(device, precision)
+    return {
+        "model": type(model).__qualname__,
+        **dataclasses.asdict(model.config),
+        "num_classes": model.num_classes,
+        "seed": seed,
+        "steps": total,
+        "budget": budget,
+        "dataset hash": data.hash,
+        "validation hash": validation.hash if validation is not None else "",
+        "precision": "bf16" if dtype is torch.bfloat16 else "fp32",
+    }
+
+
+def _not_none(value: float | None) -> float:
+    assert value is not None
+    return value
+
+
+def _schedule(kind: str, progress: float, step: int, warmup_steps: int) -> float:
+    """The factor on the peak learning rate in `step` (from 1), `progress` in [0, 1) of the run being done."""
+    warmup = max(step / warmup_steps if warmup_steps else 1.0, progress / WARMUP_SHARE)
+    decay = {"cosine": (1 + math.cos(math.pi * progress)) / 2, "linear": 1 - progress, "constant": 1.0}[kind]
+    return min(1.0, warmup) * decay
+
+
+@contextmanager
+def _seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """Draw from (seed, step) inside, and leave the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1))
+        yield
+
+
+class _Order:
+    """Batches as consecutive pieces of one endless row of shuffled epochs: always full, every image in turn."""
+
+    def __init__(self, n: int, seed: int, batch: int) -> None:
+        if n == 0:
+            raise UsageError("There are no images to train on.")
+        self.n, self.seed, self.batch_size = n, seed, batch
+        self._epochs: dict[int, Tensor] = {}
+
+    def batch(self, step: int) -> Tensor:
+        """Indices of the images of `step` (from 0), (batch,) int64."""
+        start, end = step * self.batch_size, (step + 1) * self.batch_size
+        pieces = []
+        for epoch in range(start // self.n, (end - 1) // self.n + 1):
+            offset = epoch * self.n
+            pieces.append(self._epoch(epoch)[max(0, start - offset) : min(self.n, end - offset)])
+        return torch.cat(pieces)
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            for old in [key for key in self._epochs if key < epoch - 1]:
+                del self._epochs[old]
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
+            self._epochs[epoch] = torch.from_numpy(order)
+        return self._epochs[epoch]
+
+
+class _Stepper:
+    """One optimisation step, and one validation, of a run."""
+
+    def __init__(self, run: Run, dtype: torch.dtype | None, device: torch.device, share: "_Share") -> None:
+        self.run, self.dtype, self.device, self.share = run, dtype, device, share
+        self._modules = {module: name or "loss" for name, module in run.model.named_modules()}
+        self._parameters = {module: [p for p in module.parameters() if p.requires_grad] for module in run.optimizers}
+        self._averaged: tuple[list[Tensor], list[Tensor]] = (list(run.ema.parameters()), list(run.model.parameters()))
+        self._buffers = list(zip(run.ema.buffers(), run.model.buffers(), strict=True))
+
+    def step(self, x: Tensor, y: Tensor, lr: float, seed: int) -> dict[str, Tensor]:
+        """Minimise each loss once, in the model's order; return the losses and logs."""
+        for optimizer, peaks in zip(self.run.optimizers.values(), self.run.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * lr
+        self.run.model.train()
+        logs: dict[str, Tensor] = {}
+        with _seeded(seed, self.run.step, self.device), self.share.randomness(len(y)):
+            losses = iter(self.run.model.losses(x, y))
+            while (loss := self._next(losses)) is not None:
+                logs |= self._minimise(loss)
+        self._average()
+        return logs
+
+    def _next(self, losses: Iterator[Loss]) -> Loss | None:
+        with self._autocast():
+            return next(losses, None)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, self.dtype) if self.dtype is not None else nullcontext()
+
+    def _minimise(self, loss: Loss) -> dict[str, Tensor]:
+        name = self._modules.get(loss.module)
+        if name is None or loss.module not in self.run.optimizers:
+            raise ContractError(
+                f"losses() yielded a loss for {type(loss.module).__name__}, for which optimizers() has no optimizer."
+            )
+        optimizer, parameters = self.run.optimizers[loss.module], self._parameters[loss.module]
+        optimizer.zero_grad()
+        loss.value.backward(inputs=parameters)
+        logs = {name: loss.value.detach(), **{key: value.detach() for key, value in loss.logs.items()}}
+        logs = self.share.average(parameters, logs)
+        clip = self.run.model.config.clip_norm
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # Before the optimizer's step, so that the weights stay those of the last good step.
+        if not (logs[name] + norm).isfinite():
+            what = f"The gradient of loss {name!r}" if logs[name].isfinite() else f"Loss {name!r}"
+            raise TrainingError(
+                f"{what} is not finite at step {self.run.step + 1}. The weights before it are intact; "
+                "try a lower learning rate (--lr), or --precision fp32."
+            )
+        if clip:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        optimizer.step()
+        return logs
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Exponential moving average with warm-up, and the buffers (counters, running statistics) as they are."""
+        t = self.run.step + 1
+        decay = min(self.run.model.config.ema_decay, (1 + t) / (10 + t))
+        torch._foreach_lerp_(*self._averaged, 1 - decay)
+        for averaged, buffer in self._buffers:
+            averaged.copy_(buffer)
+
+    @torch.no_grad()
+    def validate(self, data: Dataset, seed: int) -> float | None:
+        """Mean validation loss of the averaged model, with the same noise each time; None where it has none."""
+        sums = torch.zeros(2, dtype=torch.float64)
+        chunks = torch.arange(len(data)).split(VALIDATION_BATCH)
+        for number, rows in enumerate(chunks):
+            if number % self.share.size != self.share.rank:
+                continue
+            x = to_float(data.images[rows].to(self.device)).contiguous(memory_format=torch.channels_last)
+            y = data.labels[rows].to(self.device)
+            with _seeded(seed, -number - 1 & 0x7FFFFFFF, self.device), self._autocast():
+                loss = self.run.ema.validation_loss(x, y)
+            if loss is None:
+                return None
+            sums += torch.tensor([float(loss) * len(rows), len(rows)], dtype=torch.float64)
+        sums = self.share.sum(sums)
+        return float(sums[0] / sums[1])
+
+
+class _Share:
+    """This process's part of the work; with one process, all of it.
+
+    The gradients of a loss are averaged in one flattened all-reduce that carries its logs along, because a loss
+    that is not a module's `forward` cannot be wrapped in DistributedDataParallel.
+    """
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+    @classmethod
+    def of(cls, batch: int) -> "_Share":
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls(0, 1)
+        size = dist.get_world_size()
+        if batch % size:
+            raise UsageError(f"A batch of {batch} images cannot be shared equally by {size} processes.")
+        return cls(dist.get_rank(), size)
+
+    def rows(self, rows: Tensor) -> Tensor:
+        return rows.chunk(self.size)[self.rank] if self.size > 1 else rows
+
+    def agree(self, model: nn.Module) -> None:
+        """Start from the first process's weights."""
+        if self.size > 1:
+            for tensor in [*model.parameters(), *model.buffers()]:
+                dist.broadcast(tensor.data, 0)
+
+    def average(self, parameters: list[nn.Parameter], logs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.size == 1:
+            return logs
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([piece.reshape(-1).float() for piece in (*gradients, *logs.values())])
+        dist.all_reduce(flat)
+        *means, scalars = (flat / self.size).split([*(gradient.numel() for gradient in gradients), len(logs)])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view(gradient.shape))
+        return dict(zip(logs, scalars.unbind(), strict=True))
+
+    def sum(self, values: Tensor) -> Tensor:
+        if self.size > 1:
+            values = self._on_backend(values)
+            dist.all_reduce(values)
+        return values.cpu()
+
+    def any(self, flag: bool) -> bool:
+        return bool(self.sum(torch.tensor([float(flag)]))[0] > 0) if self.size > 1 else flag
+
+    def randomness(self, batch: int) -> AbstractContextManager[Any]:
+        return _WholeBatch(batch, self.rank, self.size) if self.size > 1 else nullcontext()
+
+    @staticmethod
+    def _on_backend(values: Tensor) -> Tensor:
+        # Time and sums are float64 on the CPU; nccl only moves what is on the GPU.
+        return values.cuda() if dist.get_backend() == "nccl" else values
+
+
+class _Clock:
+    """Wall time of the run in seconds; the first process's on all of them, because the schedule hangs on it."""
+
+    def __init__(self, before: float, share: _Share) -> None:
+        self._zero = time.monotonic() - before
+        self._share = share
+
+    def read(self) -> float:
+        elapsed = time.monotonic() - self._zero
+        if self._share.size == 1:
+            return elapsed
+        return float(self._share.sum(torch.tensor([elapsed * (self._share.rank == 0)], dtype=torch.float64))[0])
+
+
+class _WholeBatch(TorchFunctionMode):
+    """Inside, a random tensor with one row an image is drawn for the whole batch, and this process's rows are kept.
+
+    All processes draw from the same seed, so together they see the noise that one process would see, and a run on
+    several has the loss curve of a run on one.
+    """
+
+    _LIKE = (torch.randn_like, torch.rand_like, torch.randint_like, torch.bernoulli, torch.poisson)
+    _IN_PLACE = (
+        Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.exponential_, Tensor.random_, Tensor.log_normal_,
+        Tensor.geometric_, Tensor.cauchy_,
+    )  # fmt: skip
+
+    def __init__(self, batch: int, rank: int, size: int) -> None:
+        super().__init__()
+        self.batch, self.whole = batch, batch * size
+        self.mine = slice(rank * batch, (rank + 1) * batch)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.randn, torch.rand):
+            size = kwargs.pop("size", None) or (args[0] if args and not isinstance(args[0], int) else args)
+            rest = {"size": self._grow(tuple(size)), **kwargs}
+            return self._shrink(func(**rest), tuple(size))
+        if func is torch.randint:
+            size = tuple(kwargs.pop("size", None) or args[-1])
+            bounds = [value for value in args if isinstance(value, int)]
+            return self._shrink(torch.randint(*bounds, size=self._grow(size), **kwargs), size)
+        if func in self._LIKE and self._is_batch(args[0]):
+            return func(self._grown(args[0]), *args[1:], **kwargs)[self.mine]
+        if func in self._IN_PLACE and self._is_batch(args[0]):
+            return args[0].copy_(func(self._grown(args[0]), *args[1:], **kwargs)[self.mine])
+        if func is F.dropout and self._is_batch(args[0]):
+            return self._dropout(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: ARG002
+        if not training or p == 0:
+            return x
+        kept = self._grown(x).bernoulli_(1 - p)[self.mine]
+        return x * kept / (1 - p)
+
+    def _is_batch(self, x: Any) -> bool:
+        return isinstance(x, Tensor) and x.ndim > 0 and len(x) == self.batch
+
+    def _grow(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.whole, *size[1:]) if size and size[0] == self.batch else size
+
+    def _shrink(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
+        return x[self.mine] if size and size[0] == self.batch else x
+
+    def _grown(self, x: Tensor) -> Tensor:
+        """A tensor for the whole batch in the memory format of `x`, holding `x` in this process's rows."""
+        grown = torch.zeros(self.whole, *x.shape[1:], dtype=x.dtype, device=x.device)
+        if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+            grown = grown.contiguous(memory_format=torch.channels_last)
+        grown[self.mine] = x.detach()
+        return grown
+
+
+@contextmanager
+def process_group() -> Iterator[int]:
+    """Inside, processes started by `torchrun` are joined (nccl on GPUs, gloo elsewhere); yields this one's rank.
+
+    Outside `torchrun` it yields 0 and does nothing.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()

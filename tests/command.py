@@ -1,0 +1,48 @@
+"""Run `python -m mnistgen` as a user would, in a folder of its own, with the models of `tiny.py` installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+TESTS = Path(__file__).parent
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    """The environment of a process that finds a distribution `tiny-models` with the entry points of `tiny.py`."""
+    installed = folder / "site" / "tiny_models-1.0.dist-info"
+    installed.mkdir(parents=True, exist_ok=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-models\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[mnistgen.models]\ntiny = tiny:Tiny\nduel = tiny:Duel\n")
+    path = os.pathsep.join([str(installed.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **variables}
+
+
+def mnistgen(folder: Path, *arguments: str, code: int | None = 0, script: str = "", **variables: str) -> str:
+    """Run one command in `folder` and return what it printed; `script` is Python that runs before it.
+
+    Asserts that it ends with `code` (None: whatever) and never with a traceback.
+    """
+    start = f"{script}\nimport sys\nfrom mnistgen.cli import main\nsys.exit(main({list(arguments)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", start],
+        cwd=folder,
+        env=environment(folder, **variables),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    text = done.stdout + done.stderr
+    assert code is None or done.returncode == code, text
+    assert "Traceback" not in text, text
+    return text
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    """Whether two checkpoints hold the same tensors, bit for bit."""
+    left, right = load_file(a), load_file(b)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)

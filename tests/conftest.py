@@ -1,0 +1,17 @@
+"""Fixtures that more than one test module uses."""
+
+import pytest
+
+from mnistgen.data import Dataset, data_folder, load_data
+from mnistgen.errors import DataError
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Dataset:
+    """The real training images; a test that asks for them is skipped where MNIST is not on disk."""
+    try:
+        return load_data("mnist", "train", download=False)
+    except DataError as error:
+        if (data_folder() / "MNIST" / "raw").is_dir():
+            raise
+        pytest.skip(f"real MNIST is not on disk: {error}")

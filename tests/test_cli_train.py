@@ -1,0 +1,255 @@
+"""`mnistgen train` as a user meets it: files, kills, interrupts, full disks, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import environment, mnistgen, same_weights
+from PIL import Image
+from tiny import blobs
+
+from mnistgen import read_checkpoint
+
+STEPS = 30
+TRAIN = ("train", "tiny", "--data", "blobs.npz", "--steps", str(STEPS), "--validation", "20", "--validate-every", "7")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("train")
+    data = blobs(120)
+    np.savez(path / "blobs.npz", images=data.images[:, 0].numpy(), labels=data.labels.numpy())
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """The run that nothing interrupts, and all that it leaves behind."""
+    text = mnistgen(folder, *TRAIN, "--out", "whole", "--samples", "pictures")
+    assert "mnistgen sample whole" in text
+    return folder / "whole"
+
+
+def log(run: Path) -> list[dict[str, object]]:
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+def test_what_a_run_leaves_behind(whole: Path) -> None:
+    about = read_checkpoint(whole)
+    assert (about.model, about.distribution, about.version) == ("tiny", "tiny-models", "1.0")
+    assert (about.steps, about.seed, about.num_classes, about.config["latent_dim"]) == (STEPS, 0, 4, 3)
+    assert about.scores["validation_loss"] == log(whole)[-1]["validation"]
+    assert {p.name for p in whole.iterdir()} == {
+        "model.safetensors",
+        "best.safetensors",
+        "resume.pt",
+        "log.jsonl",
+        "run.json",
+    }
+    pictures = {p.name: Image.open(p) for p in (whole.parent / "pictures").iterdir()}
+    assert set(pictures) == {"grid.png", "reconstructions.png", "curves.png"}
+    assert pictures["grid.png"].size == (10 * 30 * 2, 4 * 30 * 2)
+    assert pictures["grid.png"].info["Source"] == "mnistgen train tiny"
+    assert [r["step"] for r in log(whole) if r["validation"] is not None] == [7, 14, 21, 28, 30]
+
+
+KILLS = {
+    # In the file write itself: half of the state is on disk when the process dies.
+    "half a state": """
+import os, signal, torch
+write, count = torch.save, 0
+def save(state, path):
+    global count
+    count += 1
+    write(state, path)
+    if count == {k}:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save
+""",
+    # Between the write and the rename, of whichever file is written then.
+    "before a rename": """
+import os, signal
+rename, count = os.replace, 0
+def replace(a, b):
+    global count
+    count += 1
+    if count == {k}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(a, b)
+os.replace = replace
+""",
+    # Between two steps, in the middle of a log record's window.
+    "in a step": """
+import os, signal
+import mnistgen.training
+class Killing(mnistgen.training._Stepper):
+    def step(self, *arguments):
+        if self.run.step == {k}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(*arguments)
+mnistgen.training._Stepper = Killing
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "k"), [("half a state", 11), ("before a rename", 17), ("before a rename", 40), ("in a step", 23)]
+)
+def test_killed_and_resumed_is_as_if_nothing_had_happened(folder: Path, whole: Path, where: str, k: int) -> None:
+    out = f"killed-{where.replace(' ', '-')}-{k}"
+    arguments = (*TRAIN, "--out", out, "--save-every", "0")
+    mnistgen(folder, *arguments, code=-signal.SIGKILL, script=KILLS[where].format(k=k))
+    assert not same_weights(folder / out / "model.safetensors", whole / "model.safetensors")
+    mnistgen(folder, "train", "tiny", "--resume", "--out", out)
+    assert same_weights(folder / out / "model.safetensors", whole / "model.safetensors")
+    assert same_weights(folder / out / "best.safetensors", whole / "best.safetensors")
+    assert log(folder / out) == log(whole)
+    assert not [p for p in (folder / out).iterdir() if p.suffix == ".tmp"] or where != "in a step"
+    assert "finished already" in mnistgen(folder, "train", "tiny", "--resume", "--out", out)
+
+
+def test_an_interrupt_is_clean_and_says_how_to_go_on(folder: Path, whole: Path) -> None:
+    command = [sys.executable, "-u", "-m", "mnistgen", *TRAIN, "--out", "interrupted", "--save-every", "1000"]
+    slow = "import time, tiny\nplain = tiny.Tiny.losses\ndef losses(self, x, y):\n    time.sleep(0.1)\n    yield from plain(self, x, y)\ntiny.Tiny.losses = losses\n"
+    start = f"{slow}\nimport sys\nfrom mnistgen.cli import main\nsys.exit(main({command[4:]!r}))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", start],
+        cwd=folder,
+        env=environment(folder),
+        text=True,
+        stdout=-1,
+        stderr=subprocess.STDOUT,
+    )
+    records = folder / "interrupted" / "log.jsonl"
+    for _ in range(600):
+        if records.exists() and records.stat().st_size:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    assert "continue with: mnistgen train tiny --resume --out interrupted" in text
+    assert read_checkpoint(folder / "interrupted").steps < STEPS
+    mnistgen(folder, "train", "tiny", "--resume", "--out", "interrupted")
+    assert same_weights(folder / "interrupted" / "model.safetensors", whole / "model.safetensors")
+
+
+def test_an_existing_checkpoint_is_not_lost(folder: Path, whole: Path) -> None:
+    before = (whole / "model.safetensors").read_bytes()
+    text = mnistgen(folder, *TRAIN, "--out", "whole", code=2)
+    assert "--resume" in text
+    assert "--overwrite" in text
+    assert "started with seed 0" in mnistgen(
+        folder, "train", "tiny", "--resume", "--out", "whole", "--seed", "1", code=1
+    )
+    assert "no run to resume" in mnistgen(folder, "train", "tiny", "--resume", "--out", "nowhere", code=1)
+    assert (whole / "model.safetensors").read_bytes() == before
+    mnistgen(folder, *TRAIN[:4], "--steps", "2", "--out", "again", "--samples", "again")
+    mnistgen(folder, *TRAIN[:4], "--steps", "3", "--out", "again", "--samples", "again", "--overwrite")
+    assert read_checkpoint(folder / "again").steps == 3
+
+
+def test_a_damaged_state_is_one_clear_sentence(folder: Path, whole: Path) -> None:
+    copy = folder / "damaged"
+    copy.mkdir()
+    for file in whole.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "resume.pt").write_bytes((whole / "resume.pt").read_bytes()[:1000])
+    assert "resume.pt: is damaged" in mnistgen(folder, "train", "tiny", "--resume", "--out", "damaged", code=1)
+    (copy / "run.json").write_text("{")
+    assert "run.json: cannot be read" in mnistgen(folder, "train", "tiny", "--resume", "--out", "damaged", code=1)
+
+
+def test_a_full_disk_and_a_bad_folder(folder: Path) -> None:
+    # A limit on the size of files stands in for a full disk: the log and run.json fit, the weights do not.
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\n"
+    text = mnistgen(folder, *TRAIN, "--out", "full", "--save-every", "0", code=1, script=limit)
+    assert "full" in text
+    assert "cannot be written" in text
+    assert not list((folder / "full").glob("*.tmp*"))
+    (folder / "file").write_text("")
+    assert "cannot be written" in mnistgen(folder, *TRAIN, "--out", "file/below", code=1)
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(folder: Path) -> None:
+    script = """
+import tiny
+plain = tiny.Tiny.losses
+def losses(self, x, y):
+    for loss in plain(self, x, y):
+        yield loss._replace(value=loss.value / (int(self.seen) != 16 * 9))
+tiny.Tiny.losses = losses
+"""
+    text = mnistgen(folder, *TRAIN, "--out", "exploded", "--save-every", "0", code=1, script=script)
+    assert "Loss 'loss' is not finite at step 9" in text
+    assert read_checkpoint(folder / "exploded").steps == 8
+    mnistgen(folder, "sample", "exploded", "--out", "exploded.png")
+
+
+def test_two_processes_have_the_curve_of_one(folder: Path) -> None:
+    flags = ("--steps", "12", "--precision", "fp32", "--validation", "30", "--validate-every", "4", "--quiet")
+    mnistgen(folder, *TRAIN[:4], *flags, "--out", "one", "--samples", "one")
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mnistgen"]
+    done = subprocess.run(
+        [sys.executable, *command, *TRAIN[:4], *flags, "--out", "two", "--samples", "two"],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained tiny") == 1
+    one, two = log(folder / "one"), log(folder / "two")
+    assert len(one) == len(two) == 12
+    for a, b in zip(one, two, strict=True):
+        assert a["losses"] == pytest.approx(b["losses"], rel=1e-4)
+        assert (a["validation"] is None) == (b["validation"] is None)
+        assert a["validation"] is None or a["validation"] == pytest.approx(b["validation"], rel=1e-4)
+
+
+def test_wrong_usage(folder: Path) -> None:
+    assert "Did you mean 'tiny'?" in mnistgen(folder, "train", "tinny", code=2)
+    assert "--latent-dim" in mnistgen(folder, "train", "tiny", "--latent-dimm", "3", code=2)
+    assert "no length of time" in mnistgen(folder, *TRAIN[:4], "--budget", "soon", "--out", "x", code=2)
+    assert "one length" in mnistgen(folder, *TRAIN, "--budget", "5s", "--out", "x", code=2)
+    assert "lr is -1" in mnistgen(folder, *TRAIN, "--lr", "-1", "--out", "x", code=2)
+    assert "nowhere.npz" in mnistgen(folder, "train", "tiny", "--data", "nowhere.npz", code=1)
+    assert not (folder / "x" / "model.safetensors").exists()
+    text = mnistgen(folder, "train", "tiny", "--help")
+    assert "Size of z." in text
+    assert "examples:" in text
+
+
+def test_a_budget_and_early_stopping(folder: Path) -> None:
+    mnistgen(folder, *TRAIN[:4], "--budget", "1s", "--out", "budget", "--samples", "budget")
+    assert log(folder / "budget")[-1]["lr"] < 0.05
+    flags = ("--validate-every", "1", "--patience", "2", "--lr", "1e-12", "--steps", "500")
+    text = mnistgen(folder, *TRAIN[:4], *flags, "--out", "early", "--samples", "early")
+    assert "stopped early" in text
+    assert same_weights(folder / "early" / "model.safetensors", folder / "early" / "best.safetensors")
+
+
+def test_a_model_of_two_parts_trains_too(folder: Path) -> None:
+    mnistgen(folder, "train", "duel", "--data", "blobs.npz", "--steps", "5", "--out", "duel", "--samples", "duel")
+    assert set(log(folder / "duel")[-1]["losses"]) == {"critic", "generator", "fake"}
+    assert {p.name for p in (folder / "duel").glob("*.png")} == {"grid.png", "curves.png"}
+
+
+@pytest.mark.skipif(os.environ.get("MNISTGEN_DATA") is None, reason="MNISTGEN_DATA names no folder with MNIST")
+def test_the_vae_on_mnist(tmp_path: Path) -> None:
+    mnistgen(tmp_path, "train", "vae", "--steps", "5", "--batch-size", "16", "--validation", "32", "--quiet")
+    assert read_checkpoint(tmp_path / "checkpoints" / "vae-mnist").dataset == "mnist"
+    text = mnistgen(tmp_path, "sample", "vae-mnist", "--digits", "2026", "--out", "year.png")
+    assert "year.png" in text
+    assert Image.open(tmp_path / "year.png").size == (4 * 30 * 2, 30 * 2)

@@ -1,0 +1,209 @@
+"""Listing reads metadata and source; a bad plugin is shown for what it is and spoils no other."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mnistgen import GenerativeModel, PluginError, UsageError, list_models, model_class, registry
+from mnistgen.cli import main
+
+MODEL = '''
+from mnistgen import GenerativeModel
+
+class Good(GenerativeModel):
+    """Draws nothing much.
+
+    And more about that.
+    """
+
+    family = "test"
+    conditional = False
+
+    def losses(self, x, y):
+        yield from ()
+
+    def sample(self, y, *, noise):
+        return noise.uniform(1, 28, 28)
+
+class Variant(Good):
+    """Takes its family from its base."""
+
+class Half(GenerativeModel):
+    family = "te" + "st"
+    losses = Good.losses
+
+class Unrelated:
+    """Is no model."""
+'''
+
+
+class Site:
+    """A folder on sys.path with distributions in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+
+    def install(self, name: str, version: str = "1.0", **models: str) -> None:
+        folder = self.path / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        points = "\n".join(f"{model} = {value}" for model, value in models.items())
+        (folder / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{points}\n")
+
+    def write(self, path: str, text: str) -> None:
+        (self.path / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.path / path).write_text(text)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    site = Site(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(site.path))
+    site.write("regtest/__init__.py", "from .deep.models import Good as Best\n")
+    site.write("regtest/deep/models.py", MODEL)  # deep/ has no __init__.py
+    yield site
+    for name in [name for name in sys.modules if name.split(".")[0] in ("regtest", "regtest_bad")]:
+        del sys.modules[name]
+
+
+def test_an_entry_is_read_from_metadata_and_source(site: Site) -> None:
+    site.install("their-models", "2.1", good="regtest.deep.models:Good")
+    entry = list_models()["good"]
+    assert entry == ("good", "their-models", "2.1", "regtest.deep.models:Good", "test", "Draws nothing much.")
+    assert "regtest" not in sys.modules
+
+
+def test_reexports_and_inherited_families_are_followed(site: Site) -> None:
+    site.install("theirs", best="regtest:Best", variant="regtest.deep.models:Variant")
+    models = list_models()
+    assert models["best"][4:] == ("test", "Draws nothing much.")
+    assert models["variant"][4:] == ("test", "Takes its family from its base.")
+    assert "regtest" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("value", "source"),
+    [
+        ("regtest_bad:Model", None),
+        ("regtest_bad:Model", "class Model(:"),
+        ("regtest_bad:Model", "class Other: pass"),
+        ("regtest_bad:Model", "from regtest_bad import Model"),
+        ("regtest_bad:Model", "class Model(Model): pass"),
+        ("regtest_bad.deep.deeper:Model", ""),
+        ("regtest_bad", "class Model: pass"),
+        (":Model", ""),
+        ("regtest.deep.models:Half", ""),
+    ],
+)
+def test_what_cannot_be_read_is_empty(site: Site, value: str, source: str | None) -> None:
+    if source is not None:
+        site.write("regtest_bad.py", source)
+    site.install("theirs", odd=value, good="regtest.deep.models:Good")
+    models = list_models()
+    assert models["odd"][4:] == ("", "")
+    assert models["good"].family == "test"
+    with pytest.raises(PluginError, match=r"theirs 1\.0"):
+        model_class("odd")
+
+
+def test_a_class_is_imported_and_known_by_its_name(site: Site) -> None:
+    site.install("theirs", good="regtest.deep.models:Good", best="regtest:Best")
+    good = model_class("good")
+    assert issubclass(good, GenerativeModel)
+    assert registry.model_name(good) == "best"  # the first by name; importing regtest.deep imports regtest
+    entry = registry.entry_of(good)
+    assert entry is not None
+    assert entry.source == "theirs 1.0"
+    assert registry.model_name(GenerativeModel) is None
+
+
+def test_an_unknown_name_suggests_the_nearest(site: Site) -> None:
+    site.install("theirs", goodness="regtest.deep.models:Good")
+    with pytest.raises(UsageError, match=r"'godness'.*Did you mean 'goodness'"):
+        model_class("godness")
+
+
+def test_two_claims_to_a_name_are_an_error_of_that_name_only(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.install("ours", twin="regtest.deep.models:Good", single="regtest.deep.models:Good")
+    site.install("theirs", "3", twin="regtest.deep.models:Variant")
+    with pytest.raises(PluginError, match=r"'twin' is claimed by ours 1\.0 .* and theirs 3 "):
+        model_class("twin")
+    assert "twin" not in list_models()
+    assert model_class("single").__name__ == "Good"
+    assert main(["models"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("twin\t"))
+    assert "ours 1.0" in line
+    assert "theirs 3" in line
+
+
+def test_one_distribution_found_twice_is_no_clash(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.install("theirs", good="regtest.deep.models:Good")
+    second = Site(tmp_path / "second")
+    second.install("theirs", good="regtest.deep.models:Good")
+    monkeypatch.syspath_prepend(str(second.path))
+    assert "good" in list_models()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import no_such_module_anywhere", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit('bye')", "SystemExit: bye"),
+        ("class Other: pass", "AttributeError"),
+        ("class Model: pass", "not a subclass of mnistgen.GenerativeModel"),
+        ("from mnistgen import GenerativeModel as Model", "abstract; it has still to define losses, sample"),
+        ("Model = 3", "not a subclass"),
+    ],
+)
+def test_a_plugin_that_fails_is_shown_and_spoils_no_other(
+    site: Site, source: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.write("regtest_bad.py", source)
+    site.install("their-bad-models", "0.3", bad="regtest_bad:Model")
+    site.install("theirs", good="regtest.deep.models:Good")
+    with pytest.raises(PluginError, match=r"their-bad-models 0\.3") as caught:
+        model_class("bad")
+    assert message in str(caught.value)
+
+    assert main(["models"]) == 0
+    assert "bad\t" in capsys.readouterr().out
+    assert main(["models", "--load"]) == 1
+    rows = {line.split("\t")[0]: line.split("\t") for line in capsys.readouterr().out.splitlines()}
+    assert message in rows["bad"][2]
+    assert rows["bad"][3:] == ["their-bad-models 0.3", "no"]
+    assert rows["good"] == ["good", "test", "Draws nothing much.", "theirs 1.0", "yes"]
+
+
+def test_a_long_description_is_not_cut_when_piped(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = "[bold] " + "long " * 100 + "end."
+    site.write("regtest_bad.py", f'class Model:\n    """{summary}"""\n')
+    site.install("theirs", wordy="regtest_bad:Model")
+    main(["models"])
+    assert f"wordy\t\t{summary}\ttheirs 1.0\n" in capsys.readouterr().out
+
+
+def test_the_table_of_a_terminal_shows_every_model(
+    site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("theirs", good="regtest.deep.models:Good")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["models"]) == 0
+    text = capsys.readouterr().out
+    for word in ("description", "good", "Draws nothing much.", "theirs"):
+        assert word in text
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["models", "--help"], ["--version"], ["new", "--help"]])
+def test_what_needs_no_torch_does_not_import_it(arguments: list[str]) -> None:
+    code = (
+        "import sys; from mnistgen.cli import main; "
+        f"assert main({arguments}) == 0; "
+        "print('slow:', sorted({'torch', 'numpy', 'mnistgen_plugins', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "slow: []"

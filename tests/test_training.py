@@ -1,0 +1,311 @@
+"""`fit` against mathematics: hand-written loops, closed forms, and itself interrupted."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import Duel, Tiny, TinyConfig, blobs
+from torch.optim import AdamW
+
+from mnistgen import CheckpointError, ContractError, Loss, TrainingError, UsageError, fit, to_float
+from mnistgen.data import train_validation_split
+from mnistgen.training import _Order, _schedule, _seeded, _WholeBatch, autocast_dtype, resolve_device
+
+
+def make(seed: int = 0, cls: type = Tiny, **fields: object):
+    torch.manual_seed(seed)
+    return cls(TinyConfig(**fields), num_classes=4)
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_fit_is_the_loop_one_would_write_by_hand() -> None:
+    data, steps = blobs(50), 12
+    hand = make(clip_norm=0.5, weight_decay=0.01)
+    average = copy.deepcopy(hand)
+    optimizer = AdamW(hand.parameters(), lr=hand.config.lr, weight_decay=0.01)
+    for t in range(1, steps + 1):
+        for group in optimizer.param_groups:
+            progress = (t - 1) / steps
+            warmup = min(1.0, max(t / 5, progress / 0.1))
+            group["lr"] = 1e-2 * warmup * 0.5 * (1 + math.cos(math.pi * progress))
+        rows = _Order(50, 0, 16).batch(t - 1)
+        with _seeded(0, t - 1, torch.device("cpu")):
+            loss = next(hand.losses(to_float(data.images[rows]), data.labels[rows]))
+        optimizer.zero_grad()
+        loss.value.backward()
+        norm = torch.stack([p.grad.square().sum() for p in hand.parameters()]).sum().sqrt()
+        for p in hand.parameters():
+            p.grad *= min(1.0, 0.5 / (float(norm) + 1e-6))
+        optimizer.step()
+        decay = min(0.9, (1 + t) / (10 + t))
+        with torch.no_grad():
+            for a, p in zip(average.parameters(), hand.parameters(), strict=True):
+                a.copy_(decay * a + (1 - decay) * p)
+    ours = make(clip_norm=0.5, weight_decay=0.01)
+    *_, last = fit(ours, data, steps=steps, precision="fp32")
+    assert last.number == last.total == steps
+    assert last.progress == 1
+    for name, parameter in hand.named_parameters():
+        torch.testing.assert_close(dict(ours.named_parameters())[name], parameter, rtol=1e-4, atol=1e-6)
+    for name, parameter in average.named_parameters():
+        torch.testing.assert_close(dict(last.ema.named_parameters())[name], parameter, rtol=1e-4, atol=1e-6)
+    assert int(last.ema.seen) == int(ours.seen) == steps * 16
+
+
+def test_every_epoch_shows_every_image_once() -> None:
+    order = _Order(10, seed=3, batch=4)
+    stream = torch.cat([order.batch(step) for step in range(10)])
+    epochs = stream.view(4, 10)
+    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
+    assert torch.equal(_Order(10, seed=3, batch=4).batch(7), order.batch(7))
+    assert not torch.equal(_Order(10, seed=4, batch=4).batch(7), order.batch(7))
+    small = _Order(3, seed=0, batch=8).batch(1)  # a batch of more images than there are
+    assert len(small) == 8
+    assert set(small.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+def test_schedule_warms_up_and_ends_at_zero(kind: str) -> None:
+    factors = [_schedule(kind, k / 1000, k + 1, 50) for k in range(1000)]
+    assert factors[0] == pytest.approx(1 / 50, rel=1e-3)
+    assert max(factors) > 0.95
+    assert all(a <= b for a, b in itertools.pairwise(factors[:45]))
+    assert factors[-1] == pytest.approx(1.0 if kind == "constant" else 0.0, abs=2e-3)
+    # A run shorter than its warm-up still reaches the peak: the warm-up takes a tenth of it at most.
+    assert max(_schedule("constant", k / 20, k + 1, 1000) for k in range(20)) == 1.0
+
+
+def test_the_schedule_fits_a_budget() -> None:
+    steps = list(fit(make(), blobs(), budget=0.5, precision="fp32"))
+    assert steps[-1].last
+    assert steps[-1].progress == 1
+    assert steps[-1].seconds >= 0.5
+    assert steps[-1].lr < 0.05 < max(step.lr for step in steps)
+
+
+@pytest.mark.parametrize("interrupted_at", [1, 7, 24])
+def test_resuming_is_exact(interrupted_at: int) -> None:
+    train, validation = train_validation_split(blobs(60), 20)
+    arguments = {"validation": validation, "steps": 25, "validate_every": 4, "seed": 5}
+    whole = list(fit(make(), train, **arguments))
+    for step in fit(make(), train, **arguments):
+        if step.number == interrupted_at:
+            state = copy.deepcopy(step.run.state_dict())
+            break
+    torch.manual_seed(99)  # whatever else the process did with its random state
+    rest = list(fit(make(seed=1), train, state=state, **arguments))
+    assert [step.number for step in rest] == list(range(interrupted_at + 1, 26))
+    assert_same(weights(rest[-1].run.model), weights(whole[-1].run.model))
+    assert_same(weights(rest[-1].ema), weights(whole[-1].ema))
+    for step, same in zip(rest, whole[interrupted_at:], strict=True):
+        assert (step.validation, step.best, step.lr) == (same.validation, same.best, same.lr)
+        assert {k: float(v) for k, v in step.losses.items()} == {k: float(v) for k, v in same.losses.items()}
+
+
+def test_a_foreign_state_is_refused() -> None:
+    *_, last = fit(make(), blobs(), steps=3)
+    state = last.run.state_dict()
+    for change in ({"seed": 1}, {"steps": 4}, {"data": blobs(seed=1)}):
+        arguments = {"data": blobs(), "steps": 3, "seed": 0} | change
+        with pytest.raises(CheckpointError, match="to resume was started with"):
+            list(fit(make(), state=state, **arguments))
+    with pytest.raises(CheckpointError, match="lr 0.01"):
+        list(fit(make(lr=0.5), blobs(), steps=3, state=state))
+    assert list(fit(make(), blobs(), steps=3, state=state)) == []  # finished already
+
+
+def test_fit_leaves_the_callers_random_state_alone() -> None:
+    model = make()
+    before = torch.get_rng_state()
+    list(fit(model, blobs(), steps=2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_loss_that_is_not_finite_ends_with_its_name_and_the_weights_before_it() -> None:
+    class Exploding(Tiny):
+        def losses(self, x, y):
+            for loss in super().losses(x, y):
+                yield loss._replace(value=loss.value * (math.nan if int(self.seen) == 16 * 4 else 1.0))
+
+    model = make(cls=Exploding)
+    seen = []
+    with pytest.raises(TrainingError, match=r"Loss 'loss' is not finite at step 4"):
+        for step in fit(model, blobs(), steps=10):
+            seen.append(weights(step.run.model))
+    assert len(seen) == 3
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, seen[-1][name])
+
+
+def test_a_gradient_that_is_not_finite_is_caught_too() -> None:
+    class Steep(Tiny):
+        def losses(self, x, y):
+            for loss in super().losses(x, y):
+                yield loss._replace(value=loss.value + 0 * self.decoder.bias.sub(self.decoder.bias).sum().sqrt())
+
+    with pytest.raises(TrainingError, match="gradient of loss 'loss' is not finite at step 1"):
+        list(fit(make(cls=Steep, clip_norm=0), blobs(), steps=2))
+
+
+def test_losses_are_minimised_in_order_and_only_where_they_say() -> None:
+    model = make(cls=Duel)
+    steps = list(fit(model, blobs(), steps=3))
+    for before, after in model.seen:
+        assert not torch.equal(before, after)  # the generator's loss was computed after the critic's step
+    assert set(steps[0].losses) == {"critic", "generator", "fake"}
+
+    class Leaky(Duel):
+        def losses(self, x, y):
+            critic, generator = super().losses(x, y), None
+            yield next(critic)
+            generator = self.generator.weight.detach().clone()
+            yield next(critic)
+            assert not torch.equal(generator, self.generator.weight)
+            assert self.critic.weight.grad is not None
+            self.kept = self.critic.weight.grad.clone()
+
+    leaky = make(cls=Leaky)
+    list(fit(leaky, blobs(), steps=1))
+    assert torch.equal(leaky.kept, leaky.critic.weight.grad)  # the generator's loss put no gradient there
+
+
+def test_a_loss_for_a_module_without_optimizer_is_refused() -> None:
+    class Lost(Tiny):
+        def losses(self, x, y):
+            for loss in super().losses(x, y):
+                yield loss._replace(module=self.encoder)
+
+    with pytest.raises(ContractError, match="no optimizer"):
+        list(fit(make(cls=Lost), blobs(), steps=1))
+
+
+def test_autocast_is_around_the_loss_alone() -> None:
+    modes: list[tuple[str, bool]] = []
+
+    class Watching(Tiny):
+        def losses(self, x, y):
+            modes.append(("loss", torch.is_autocast_enabled("cpu")))
+            yield from super().losses(x, y)
+
+    class Optimizer(AdamW):
+        def step(self, closure=None):
+            modes.append(("step", torch.is_autocast_enabled("cpu")))
+            return super().step(closure)
+
+    model = make(cls=Watching)
+    model.optimizers = lambda: {model: Optimizer(model.parameters())}
+    for _ in fit(model, blobs(), steps=1, precision="bf16", device="cpu"):
+        modes.append(("caller", torch.is_autocast_enabled("cpu")))
+    assert modes == [("loss", True), ("step", False), ("caller", False)]
+    modes.clear()
+    list(fit(make(cls=Watching), blobs(), steps=1, precision="fp32"))
+    assert modes == [("loss", False)]
+
+
+def test_validation_is_the_averaged_models_and_repeatable() -> None:
+    train, validation = train_validation_split(blobs(60), 20)
+    steps = list(fit(make(), train, validation=validation, steps=20, validate_every=5, precision="fp32"))
+    taken = [step for step in steps if step.validation is not None]
+    assert [step.number for step in taken] == [5, 10, 15, 20]
+    assert taken[-1].validation < taken[0].validation
+    ema = steps[-1].ema
+    assert not ema.training
+    with _seeded(0, -1 & 0x7FFFFFFF, torch.device("cpu")), torch.no_grad():
+        again = ema.validation_loss(to_float(validation.images), validation.labels)
+    assert float(again) == pytest.approx(taken[-1].validation, rel=1e-6)
+    best = min(range(4), key=lambda i: taken[i].validation)
+    assert taken[best].best
+    assert steps[-1].run.best_step == taken[best].number
+
+
+def test_a_model_without_a_validation_loss_has_none() -> None:
+    train, validation = train_validation_split(blobs(60), 20)
+    assert all(
+        s.validation is None for s in fit(make(cls=Duel), train, validation=validation, steps=3, validate_every=1)
+    )
+
+
+def test_patience_stops_and_stop_stops() -> None:
+    train, validation = train_validation_split(blobs(60), 20)
+    frozen = make(lr=1e-12)
+    steps = list(fit(frozen, train, validation=validation, steps=100, validate_every=1, patience=3, precision="fp32"))
+    assert steps[-1].last
+    assert not steps[-1].stopped
+    assert steps[-1].number == steps[-1].run.best_step + 3 < 100
+    count = itertools.count()
+    steps = list(fit(make(), train, steps=100, stop=lambda: next(count) == 4))
+    assert (len(steps), steps[-1].last, steps[-1].stopped) == (5, True, True)
+
+
+def test_contradictions_are_refused() -> None:
+    with pytest.raises(UsageError, match="one length"):
+        next(fit(make(), blobs(), steps=1, epochs=1))
+    with pytest.raises(UsageError, match="steps is 0"):
+        next(fit(make(), blobs(), steps=0))
+    with pytest.raises(UsageError, match="4 classes"):
+        next(fit(Tiny(TinyConfig(), 3), blobs(), steps=1))
+    with pytest.raises(UsageError, match="nonsense"):
+        resolve_device("nonsense")
+    with pytest.raises(UsageError, match="int8"):
+        autocast_dtype(torch.device("cpu"), "int8")
+
+
+class TestWholeBatch:
+    """What each of several processes draws, put together, is what one process draws."""
+
+    @staticmethod
+    def draw(f, batch: int = 6, size: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.linspace(0.1, 0.9, batch * 4 * 2 * 2).view(batch, 4, 2, 2).to(memory_format=torch.channels_last)
+        torch.manual_seed(0)
+        one = f(x)
+        parts = []
+        for rank, mine in enumerate(x.chunk(size)):
+            torch.manual_seed(0)
+            with _WholeBatch(batch // size, rank, size):
+                parts.append(f(mine))
+        return one, torch.cat(parts)
+
+    @pytest.mark.parametrize(
+        "f",
+        [
+            torch.randn_like,
+            torch.rand_like,
+            torch.bernoulli,
+            lambda x: torch.randn(len(x), 5),
+            lambda x: torch.randn((len(x), 5)),
+            lambda x: torch.rand(size=(len(x), 5)),
+            lambda x: torch.rand(len(x)),
+            lambda x: torch.randint(10, (len(x),)),
+            lambda x: torch.randint(3, 10, (len(x), 2)),
+            lambda x: torch.empty(len(x), 3).normal_(),
+            lambda x: torch.empty(len(x), 3).uniform_(-1, 1),
+            lambda x: torch.empty_like(x).exponential_(),
+            lambda x: F.dropout(x, 0.4),
+            lambda x: torch.nn.Dropout(0.4)(x),
+            lambda x: torch.randn_like(x) + torch.rand(len(x), 1, 1, 1),
+        ],
+    )
+    def test_rows(self, f) -> None:
+        one, parts = self.draw(f)
+        torch.testing.assert_close(one, parts, rtol=1e-6, atol=0)
+
+    def test_what_has_no_row_an_image_is_the_same_everywhere(self) -> None:
+        one, parts = self.draw(lambda x: x.new_zeros(len(x), 3) + torch.randn(3))
+        torch.testing.assert_close(one, parts, rtol=1e-6, atol=0)
+
+
+def test_loss_defaults() -> None:
+    assert Loss(torch.zeros(()), torch.nn.Identity()).logs == {}
