@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="training steps of each likelihood, instead of minutes")
     parser.add_argument("--likelihoods", nargs="+", choices=list(LIKELIHOODS), default=list(LIKELIHOODS))
     parser.add_argument("--beta", type=float, default=VAEConfig.beta, help="weight of the KL")
+    parser.add_argument("--lr", type=float, default=VAEConfig.lr, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-dir", default=None, help="where the MNIST files are")
     args = parser.parse_args()
@@ -116,12 +117,12 @@ def main() -> None:
     reference, read = judged(judge, validation.images)
     floor = frechet(judged(judge, train.images[: len(validation)])[0], reference)
     accuracy = (read == validation.labels).double().mean()
-    print(f"judge {accuracy:.2%} right, floor {floor:.4f}, n {len(validation)}, seed {args.seed}, beta {args.beta}")
+    print(f"judge {accuracy:.2%} right, floor {floor:.4f}, n {len(validation)}, seed {args.seed}")
     print(f"{'likelihood':22}{'steps':>7}{'img/s':>7}{'Frechet':>9}{'ratio':>7}{'label':>8}{'ELBO':>9}  of", flush=True)
 
     for name in args.likelihoods:
         torch.manual_seed(args.seed)
-        model = VAE(VAEConfig(likelihood=name, beta=args.beta))
+        model = VAE(VAEConfig(likelihood=name, beta=args.beta, lr=args.lr))
         budget = None if args.steps else 60 * args.minutes
         start = time.perf_counter()
         (step,) = deque(fit(model, train, steps=args.steps, budget=budget, seed=args.seed, device="cpu"), maxlen=1)

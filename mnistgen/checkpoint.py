@@ -18,7 +18,14 @@ from torch import Tensor
 
 from mnistgen import registry
 from mnistgen.data import Dataset
-from mnistgen.errors import CheckpointError, ContractError, MnistgenError, UsageError, suggestion
+from mnistgen.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    ContractError,
+    MnistgenError,
+    UsageError,
+    suggestion,
+)
 from mnistgen.files import atomic_file
 from mnistgen.model import GenerativeModel
 
@@ -139,7 +146,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
 def find(source: str | Path) -> Path:
     """The weights file of a checkpoint given as a file, a folder, or a name under `checkpoints/`.
 
-    Raises `CheckpointError` that names the nearest one there is.
+    Raises `CheckpointNotFoundError` that names the nearest one there is.
     """
     given = Path(source)
     for path in (given, HOME / given, HOME / f"{source}.safetensors"):
@@ -148,9 +155,11 @@ def find(source: str | Path) -> Path:
         if (path / WEIGHTS).is_file():
             return path / WEIGHTS
     if given.is_dir():
-        raise CheckpointError(f"{given}: this folder holds no {WEIGHTS}. Train a model, or name another checkpoint.")
+        raise CheckpointNotFoundError(
+            f"{given}: this folder holds no {WEIGHTS}. Train a model, or name another checkpoint."
+        )
     hint = suggestion(str(source), checkpoint_names())
-    raise CheckpointError(f"There is no checkpoint {str(source)!r}, as a file, a folder or in {HOME}/. {hint}")
+    raise CheckpointNotFoundError(f"There is no checkpoint {str(source)!r}, as a file, a folder or in {HOME}/. {hint}")
 
 
 def checkpoint_names() -> list[str]:

@@ -24,6 +24,10 @@ class CheckpointError(MnistgenError):
     """A checkpoint cannot be read, written, found or resumed."""
 
 
+class CheckpointNotFoundError(CheckpointError, UsageError):
+    """No checkpoint has the name or path that was given."""
+
+
 class PluginError(MnistgenError):
     """A plugin cannot be imported, or claims a name that another distribution has."""
 

@@ -27,7 +27,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         # mkstemp makes private files; a result is as readable as any other file the user writes.
         temporary.chmod(0o666 & ~_umask())
         _flush(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
         raise MnistgenError(f"{path}: cannot be written: {error.strerror or error}.") from error
@@ -51,7 +51,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         temporary.chmod(0o777 & ~_umask())
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
         raise MnistgenError(f"{path}: cannot be written: {error.strerror or error}.") from error

@@ -26,7 +26,7 @@ class ResidualBlock(nn.Module):
     """x + conv(silu((1 + scale(e)) * conv(silu(x)) + shift(e))): two 3x3 convolutions that an embedding steers.
 
     The last convolution and the modulation begin at zero, so that a block begins as the identity; without
-    normalisation an image does not depend on its batch, and on a CPU a step is a fifth shorter than with GroupNorm.
+    normalisation a step takes a sixth less time on a CPU than with GroupNorm (64 channels at 14x14, 128 at 7x7).
     """
 
     def __init__(self, channels: int, embedding_dim: int = 0) -> None:

@@ -146,7 +146,7 @@ def _labels(model: GenerativeModel, labels: Tensor | Sequence[int]) -> Tensor:
     y = torch.as_tensor(labels, dtype=torch.int64).cpu()
     if y.ndim != 1:
         raise UsageError(f"Labels are a row of integers, (n,), not {tuple(y.shape)}.")
-    if len(y) and not (0 <= int(y.min()) and int(y.max()) < model.num_classes):
+    if len(y) and not (int(y.min()) >= 0 and int(y.max()) < model.num_classes):
         wrong = next(int(label) for label in y if not 0 <= label < model.num_classes)
         raise UsageError(f"There is no label {wrong}; this model knows 0 to {model.num_classes - 1}.")
     return y

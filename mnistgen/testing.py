@@ -289,7 +289,7 @@ def _builds(subject: Subject) -> None:
 
 
 def _losses(subject: Subject) -> None:
-    for num_classes, sizes in ((CLASSES, (1, 2, 3, 5)), (7, (7,))):
+    for num_classes, sizes in ((CLASSES, (2, 3, 5)), (7, (7,))):
         for size in sizes:
             model = subject.build(num_classes)
             optimizers = model.optimizers()

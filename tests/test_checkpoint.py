@@ -1,7 +1,10 @@
 """Checkpoints: what goes in comes out, and what is damaged is said so."""
 
 import json
+import pickle
 import struct
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny import Tiny, TinyConfig, blobs
 
 import mnistgen
-from mnistgen import CheckpointError, MnistgenError, load, read_checkpoint, sample, save
+from mnistgen import CheckpointError, load, read_checkpoint, sample, save
 from mnistgen.checkpoint import load_state, save_state
 
 
@@ -26,7 +29,13 @@ def test_a_checkpoint_rebuilds_its_model(model: Tiny, tmp_path: Path) -> None:
     data = blobs()
     save(tmp_path / "tiny", model, dataset=data, steps=7, seed=3, seconds=1.23, scores={"validation_loss": 0.5})
     about = read_checkpoint(tmp_path / "tiny")
-    assert (about.steps, about.seed, about.seconds, about.dataset, about.dataset_hash) == (7, 3, 1.2, "blobs", data.hash)
+    assert (about.steps, about.seed, about.seconds, about.dataset, about.dataset_hash) == (
+        7,
+        3,
+        1.2,
+        "blobs",
+        data.hash,
+    )
     assert about.scores == {"validation_loss": 0.5}
     again = load(tmp_path / "tiny", model_class=Tiny)
     assert again.config == model.config
@@ -58,7 +67,7 @@ def test_names(model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert read_checkpoint(name).num_classes == 4
     with pytest.raises(CheckpointError, match="Did you mean 'tiny-blobs'"):
         load("tiny-blob")
-    with pytest.raises(CheckpointError, match="holds no model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
         load("checkpoints")
 
 
@@ -106,8 +115,6 @@ def _metadata(path: Path, **changes: object) -> dict[str, str]:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_damage_is_a_checkpoint_error(data: st.DataObject) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.safetensors"
         torch.manual_seed(0)
@@ -119,15 +126,11 @@ def test_damage_is_a_checkpoint_error(data: st.DataObject) -> None:
             at = data.draw(st.integers(0, 900))
             content[at : at + 4] = data.draw(st.binary(min_size=0, max_size=8))
         path.write_bytes(content)
-        try:
+        with suppress(CheckpointError):  # and nothing else
             load(path, model_class=Tiny)
-        except MnistgenError as error:
-            assert "a.safetensors" in str(error)
 
 
 def test_the_state_is_read_without_unpickling(tmp_path: Path) -> None:
-    import pickle
-
     class Evil:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
@@ -135,7 +138,8 @@ def test_the_state_is_read_without_unpickling(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(pickle.dumps(Evil()))
     torch.save({"identity": Evil()}, tmp_path / "b.pt")
     save_state(tmp_path / "c.pt", {"no": "run"})
-    for name, message in (("a.pt", "damaged"), ("b.pt", "damaged"), ("c.pt", "not the state"), ("d.pt", "nothing to resume")):
+    messages = {"a.pt": "damaged", "b.pt": "damaged", "c.pt": "not the state", "d.pt": "nothing to resume"}
+    for name, message in messages.items():
         with pytest.raises(CheckpointError, match=message):
             load_state(tmp_path / name)
     assert not (tmp_path / "ran").exists()

@@ -1,7 +1,6 @@
 """`mnistgen train` as a user meets it: files, kills, interrupts, full disks, several processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from command import environment, mnistgen, same_weights
 from PIL import Image
 from tiny import blobs
 
-from mnistgen import read_checkpoint
+from mnistgen import Dataset, read_checkpoint
 
 STEPS = 30
 TRAIN = ("train", "tiny", "--data", "blobs.npz", "--steps", str(STEPS), "--validation", "20", "--validate-every", "7")
@@ -118,7 +117,14 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(folder: Path, whole: P
 
 def test_an_interrupt_is_clean_and_says_how_to_go_on(folder: Path, whole: Path) -> None:
     command = [sys.executable, "-u", "-m", "mnistgen", *TRAIN, "--out", "interrupted", "--save-every", "1000"]
-    slow = "import time, tiny\nplain = tiny.Tiny.losses\ndef losses(self, x, y):\n    time.sleep(0.1)\n    yield from plain(self, x, y)\ntiny.Tiny.losses = losses\n"
+    slow = """
+import time, tiny
+plain = tiny.Tiny.losses
+def losses(self, x, y):
+    time.sleep(0.1)
+    yield from plain(self, x, y)
+tiny.Tiny.losses = losses
+"""
     start = f"{slow}\nimport sys\nfrom mnistgen.cli import main\nsys.exit(main({command[4:]!r}))"
     process = subprocess.Popen(
         [sys.executable, "-c", start],
@@ -246,10 +252,9 @@ def test_a_model_of_two_parts_trains_too(folder: Path) -> None:
     assert {p.name for p in (folder / "duel").glob("*.png")} == {"grid.png", "curves.png"}
 
 
-@pytest.mark.skipif(os.environ.get("MNISTGEN_DATA") is None, reason="MNISTGEN_DATA names no folder with MNIST")
-def test_the_vae_on_mnist(tmp_path: Path) -> None:
+def test_the_vae_on_mnist(mnist: Dataset, tmp_path: Path) -> None:
     mnistgen(tmp_path, "train", "vae", "--steps", "5", "--batch-size", "16", "--validation", "32", "--quiet")
-    assert read_checkpoint(tmp_path / "checkpoints" / "vae-mnist").dataset == "mnist"
+    assert read_checkpoint(tmp_path / "checkpoints" / "vae-mnist").dataset == mnist.name
     text = mnistgen(tmp_path, "sample", "vae-mnist", "--digits", "2026", "--out", "year.png")
     assert "year.png" in text
     assert Image.open(tmp_path / "year.png").size == (4 * 30 * 2, 30 * 2)

@@ -122,7 +122,7 @@ def test_a_foreign_state_is_refused() -> None:
         arguments = {"data": blobs(), "steps": 3, "seed": 0} | change
         with pytest.raises(CheckpointError, match="to resume was started with"):
             list(fit(make(), state=state, **arguments))
-    with pytest.raises(CheckpointError, match="lr 0.01"):
+    with pytest.raises(CheckpointError, match=r"lr 0\.01"):
         list(fit(make(lr=0.5), blobs(), steps=3, state=state))
     assert list(fit(make(), blobs(), steps=3, state=state)) == []  # finished already
 
@@ -141,10 +141,9 @@ def test_a_loss_that_is_not_finite_ends_with_its_name_and_the_weights_before_it(
                 yield loss._replace(value=loss.value * (math.nan if int(self.seen) == 16 * 4 else 1.0))
 
     model = make(cls=Exploding)
-    seen = []
+    seen: list[dict[str, torch.Tensor]] = []
     with pytest.raises(TrainingError, match=r"Loss 'loss' is not finite at step 4"):
-        for step in fit(model, blobs(), steps=10):
-            seen.append(weights(step.run.model))
+        seen.extend(weights(step.run.model) for step in fit(model, blobs(), steps=10))
     assert len(seen) == 3
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, seen[-1][name])

@@ -39,17 +39,17 @@ def one_pixel(value: Tensor) -> Tensor:
     return 2 * value[:, None, None, None] - 1
 
 
-@pytest.mark.parametrize("name", ["logistic", "categorical"])
+@pytest.mark.parametrize("name", ["zero_inflated", "logistic", "categorical"])
 def test_a_pixel_likelihood_sums_to_one_over_the_256_values(name: str) -> None:
     likelihood = LIKELIHOODS[name]()
-    for seed in range(5):
-        h = 3 * torch.randn(likelihood.channels, generator=torch.Generator().manual_seed(seed))
+    for seed, size in enumerate((0.0, 0.1, 3.0, 100.0)):
+        h = size * torch.randn(likelihood.channels, generator=torch.Generator().manual_seed(seed))
         x = one_pixel(torch.arange(256) / 255)
         log_prob = likelihood.log_prob(h[None, :, None, None].expand(256, -1, 1, 1), x)
         assert log_prob.exp().sum() == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["continuous_bernoulli", "gaussian", "zero_inflated"])
+@pytest.mark.parametrize("name", ["continuous_bernoulli", "gaussian"])
 @pytest.mark.parametrize("logit", [-6.0, -0.05, 0.0, 2.0])
 def test_a_pixel_density_integrates_to_one(name: str, logit: float) -> None:
     likelihood = LIKELIHOODS[name]()
@@ -57,10 +57,7 @@ def test_a_pixel_density_integrates_to_one(name: str, logit: float) -> None:
     v = torch.linspace(-margin, 1 + margin, 20001)
     h = torch.full((len(v), likelihood.channels, 1, 1), logit)
     density = likelihood.log_prob(h, one_pixel(v)).exp().detach()
-    black = 0.0
-    if name == "zero_inflated":  # a point mass at exactly 0 beside a density on (0, 1]
-        black, v, density = float(density[0]), v[1:], density[1:]
-    assert black + torch.trapezoid(density, v) == pytest.approx(1, abs=1e-3)
+    assert torch.trapezoid(density, v) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_cross_entropy_is_the_mean_log_likelihood_of_binarised_pixels() -> None:
@@ -86,8 +83,8 @@ def test_the_image_shown_is_the_mean(name: str) -> None:
     likelihood = LIKELIHOODS[name]()
     margin = 10.0 if name == "gaussian" else 0.0
     h = 2 * torch.randn(likelihood.channels, generator=torch.Generator().manual_seed(3))[None, :, None, None]
-    if name in ("bernoulli", "categorical"):
-        v = torch.arange(256) / 255 if name == "categorical" else torch.tensor([0.0, 1.0])
+    if name in ("bernoulli", "categorical", "zero_inflated"):
+        v = torch.tensor([0.0, 1.0]) if name == "bernoulli" else torch.arange(256) / 255
         weight = likelihood.log_prob(h.expand(len(v), -1, 1, 1), one_pixel(v)).exp()
     else:
         v = torch.linspace(-margin, 1 + margin, 20001)
@@ -166,13 +163,14 @@ def test_the_elbo_is_below_the_likelihood_and_more_samples_come_closer() -> None
                 ]
             )
             exact.append((log_likelihood + log_normal(u) + log_det).double().logsumexp(0) + math.log(24 / 3000))
-        bounds = [
-            torch.stack([model.log_prob(x, y, importance_samples=k) for _ in range(n)]).double().mean(0)
-            for k, n in ((1, 200), (16, 12))
-        ]
-    assert (bounds[0] < torch.stack(exact)).all()
-    assert (bounds[0] < bounds[1]).all()
-    assert (bounds[1] < torch.stack(exact) + 5e-2).all()
+        torch.manual_seed(0)
+        singles = torch.stack([model.log_prob(x, y) for _ in range(300)])
+        torch.manual_seed(0)  # the same draws of z
+        tightened = model.log_prob(x, y, importance_samples=300)
+    likelihood = torch.stack(exact).float()
+    assert (singles.mean(0) < likelihood).all()
+    assert (singles.mean(0) < tightened).all()
+    torch.testing.assert_close(tightened, likelihood, rtol=0, atol=0.1)
 
 
 def test_the_warm_up_counts_training_steps_only() -> None:
@@ -270,7 +268,7 @@ def test_temperature_zero_is_one_image_for_each_class() -> None:
 
 def test_it_learns_a_small_batch_by_heart() -> None:
     torch.manual_seed(0)
-    model = VAE(VAEConfig(width=16, latent_dim=8, prior_layers=2, kl_warmup_steps=0)).train()
+    model = VAE(VAEConfig(width=16, latent_dim=8, prior_layers=2, lr=2e-3, kl_warmup_steps=0)).train()
     generator = torch.Generator().manual_seed(0)
     x = torch.zeros(8, 1, 28, 28)
     for i in range(8):  # a bright square each
@@ -278,7 +276,7 @@ def test_it_learns_a_small_batch_by_heart() -> None:
         x[i, 0, r : r + 6, c : c + 6] = 1
     x, y = 2 * x - 1, torch.arange(8)
     (optimizer,) = model.optimizers().values()
-    for _ in range(200):
+    for _ in range(250):
         (loss,) = model.losses(x, y)
         optimizer.zero_grad()
         loss.value.backward()
@@ -287,12 +285,12 @@ def test_it_learns_a_small_batch_by_heart() -> None:
     model.eval()
     with torch.no_grad():
         rebuilt = model.decode(model.encode(x, y), y)
-    assert (rebuilt - x).abs().mean() < 0.05
+    assert (rebuilt - x).abs().mean() < 0.05  # of a range of 2
 
 
 def test_each_likelihood_says_what_its_nats_are_of() -> None:
-    assert VAE.likelihood_of == make().likelihood_of == LIKELIHOODS["bernoulli"].of
-    assert make(likelihood="logistic").likelihood_of == "8-bit pixels"
+    assert VAE.likelihood_of == make().likelihood_of == LIKELIHOODS[VAEConfig.likelihood].of
+    assert make(likelihood="bernoulli").likelihood_of == "stochastically binarised pixels"
 
 
 def test_the_checkpoint_of_the_default_fits_in_4_mib() -> None:

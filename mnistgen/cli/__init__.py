@@ -35,11 +35,15 @@ EXAMPLES = """examples:
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: mnistgen COMMAND ...", "", "A workbench for generative models on MNIST-format images.", ""]
-        + ["commands:", *lines, "", EXAMPLES]
-    )
+    commands = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return f"""usage: mnistgen COMMAND ...
+
+A workbench for generative models on MNIST-format images.
+
+commands:
+{commands}
+
+{EXAMPLES}"""
 
 
 def main(arguments: list[str] | None = None) -> int:

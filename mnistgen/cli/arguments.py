@@ -31,5 +31,7 @@ def parse(
     """
     summary = (options.__doc__ or "").strip()
     description = f"{summary}\n\nexamples:\n" + "\n".join(f"  {line.strip()}" for line in examples.strip().split("\n"))
-    parsed: Options = tyro.cli(options, args=arguments, prog=prog, description=description, default=default, config=FLAGS)  # type: ignore[assignment]
+    parsed: Options = tyro.cli(
+        options, args=arguments, prog=prog, description=description, default=default, config=FLAGS
+    )  # type: ignore[assignment]
     return parsed

@@ -18,7 +18,7 @@ from mnistgen.cli.arguments import Common, parse
 from mnistgen.console import Display, out, show
 from mnistgen.data import Dataset
 from mnistgen.data.export import export_data
-from mnistgen.errors import MnistgenError, UsageError
+from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel
 from mnistgen.sampling import BATCH, grid, interpolate, sample_batches, save_png, traverse
 from mnistgen.training import resolve_device
@@ -188,5 +188,5 @@ def _format(target: Path) -> str:
     """What to write, by the ending of the path."""
     formats = {"": "png", ".npz": "npz", ".csv": "csv"}
     if target.suffix not in formats:
-        raise MnistgenError(f"--out {target}: data in bulk is written as a folder, an .npz or a .csv.")
+        raise UsageError(f"--out {target}: data in bulk is written as a folder, an .npz or a .csv.")
     return formats[target.suffix]
