@@ -101,7 +101,8 @@ def vae_loss(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor:
     reconstruction = decoder(z)["reconstruction"]
     error = 0.5 * F.mse_loss(reconstruction.flatten(1), x.flatten(1), reduction="none").sum(-1)
     kl = -0.5 * (1 + log_var - mu.pow(2) - log_var.exp()).sum(-1)
-    return (error + kl).mean()
+    loss: Tensor = (error + kl).mean()
+    return loss
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Hosted(GenerativeModel):
         self.encoder, self.decoder = networks(config.network)
 
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:  # noqa: ARG002
-        yield Loss(vae_loss(self.encoder, self.decoder, (x + 1) / 2), self)
+        yield Loss(vae_loss(self.encoder, self.decoder, x.add(1).div_(2)), self)
 
     def sample(self, y: Tensor, *, noise: Noise) -> Tensor:  # noqa: ARG002
         images: Tensor = self.decoder(noise.normal(LATENT))["reconstruction"]

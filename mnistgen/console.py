@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.style import Style
@@ -13,6 +14,7 @@ from rich.text import Text
 from torch import Tensor
 
 PLAIN_INTERVAL = 10.0  # seconds between lines where the output is not a terminal
+MOST_SHRUNK = 4  # a digit of 28 pixels is still seen at 7
 
 
 def out() -> Console:
@@ -23,9 +25,9 @@ def out() -> Console:
 
 def picture(image: Tensor) -> Text:
     """A grey image (h, w) uint8 as half blocks, two pixels a character; shrunk to the terminal's width."""
-    width = out().width
-    step = max(1, -(-image.shape[1] // width))
-    small = image[::step, ::step].tolist()
+    shrink = -(-image.shape[1] // out().width)
+    pixels = F.avg_pool2d(image[None].float().cpu(), shrink, ceil_mode=True)[0] if shrink > 1 else image
+    small = pixels.int().tolist()
     if len(small) % 2:
         small.append([0] * len(small[0]))
     text = Text()
@@ -39,7 +41,8 @@ def picture(image: Tensor) -> Text:
 def show(image: Tensor) -> None:
     """Print a picture where standard output is a terminal that can show one; otherwise nothing."""
     console = out()
-    if console.is_terminal and console.color_system in ("256", "truecolor") and image.shape[1] <= 3 * console.width:
+    has_greys = console.is_terminal and console.color_system in ("256", "truecolor")
+    if has_greys and image.shape[1] <= MOST_SHRUNK * console.width:
         console.print(picture(image))
 
 

@@ -56,7 +56,7 @@ class BaseConfig:
     """Steps over which the learning rate rises linearly from zero."""
     ema_decay: float = 0.999
     """Decay a step of the averaged weights that are sampled and saved; 0 keeps no average."""
-    clip_norm: float = 1.0
+    clip_norm: float = 0.0
     """Largest gradient norm of a loss; 0 does not clip."""
 
     def __post_init__(self) -> None:

@@ -12,7 +12,21 @@ the likelihood says is the one to show, by default the mean of p(x | z, y).
 
 `log_prob` is the ELBO (beta = 1), a lower bound. By default it is of 8-bit pixels: bits/dim = -nats / (784 ln 2).
 
-@NUMBERS@"""
+Likelihoods compared, at one network, one seed (0), 1,000 steps of 64 images and beta 1, by
+`python benchmarks/vae_likelihoods.py --steps 1000` on two AMD EPYC cores in bf16. Frechet: in the features of the
+small classifier trained there, n = 5,000 samples against the validation images, divided by the same distance of as
+many training images. Label: how often that classifier (99.28 % right) reads the label asked for.
+
+    likelihood             Frechet / floor   label    ELBO, nats
+    gaussian                    30.9        95.2 %       667    density
+    logistic (the mode)         37.4        93.2 %      -826    8-bit pixels, 1.52 bits/dim
+    zero_inflated               39.8        95.8 %      -777    8-bit pixels, 1.43 bits/dim
+    categorical                 44.0        95.2 %     -2043    8-bit pixels, 3.76 bits/dim
+    bernoulli                   72.3        95.2 %      -102    stochastically binarised pixels
+    continuous_bernoulli       557          11.6 %     -3149    density; it shows black, at --lr 1e-3 too
+
+@CHOICE@
+"""
 
 from __future__ import annotations
 
