@@ -173,7 +173,7 @@ class HasLikelihood(ABC):
     """A model that says how probable an image is."""
 
     likelihood: ClassVar[Literal["exact", "lower bound", "estimate"]]
-    likelihood_of: ClassVar[str]  # of what data: "stochastically binarised pixels", "8-bit pixels", ...
+    likelihood_of: str  # of what data: "stochastically binarised pixels", "8-bit pixels", ...
 
     @abstractmethod
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:

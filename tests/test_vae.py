@@ -8,7 +8,7 @@ from mnistgen_plugins.vae.vae import LIKELIHOODS, VAE, CouplingFlow, VAEConfig, 
 from torch import Tensor
 from torch.distributions import ContinuousBernoulli, Independent, Normal, kl_divergence
 
-from mnistgen import ContractError, Noise, to_float
+from mnistgen import UsageError, Noise, to_float
 
 SMALL = {"width": 8, "latent_dim": 4, "prior_layers": 2}
 
@@ -300,5 +300,5 @@ def test_the_checkpoint_of_the_default_fits_in_4_mib() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("latent_dim", 0), ("blocks", 0), ("beta", -1.0), ("prior_layers", -1)])
 def test_impossible_hyperparameters_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ContractError, match=name):
+    with pytest.raises(UsageError, match=name):
         VAEConfig(**{name: value})  # type: ignore[arg-type]
