@@ -124,13 +124,12 @@ def _interpolation(size: int) -> Tensor:
     knots = (torch.arange(knot_count(size)) - (knot_count(size) - 1) / 2) * KNOT_SPACING
     pixels = torch.arange(size) - (size - 1) / 2
     weights = torch.exp(-((pixels[:, None] - knots) ** 2) / (2 * KNOT_SPACING**2))
-    return weights / weights.norm(dim=1, keepdim=True)
+    lengths: Tensor = weights.norm(dim=1, keepdim=True)
+    return weights / lengths
 
 
 @cache
 def _pixels(height: int, width: int) -> Tensor:
     """The places of pixel centres from the centre of the image, x, y and 1: (3, height * width)."""
-    y, x = torch.meshgrid(
-        torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij"
-    )
+    y, x = torch.meshgrid(torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2, indexing="ij")
     return torch.stack([x.flatten(), y.flatten(), torch.ones(height * width)])

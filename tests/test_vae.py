@@ -8,7 +8,7 @@ from mnistgen_plugins.vae.vae import LIKELIHOODS, VAE, CouplingFlow, VAEConfig, 
 from torch import Tensor
 from torch.distributions import ContinuousBernoulli, Independent, Normal, kl_divergence
 
-from mnistgen import UsageError, Noise, to_float
+from mnistgen import Noise, UsageError, to_float
 
 SMALL = {"width": 8, "latent_dim": 4, "prior_layers": 2}
 
