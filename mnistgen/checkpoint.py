@@ -32,6 +32,8 @@ from mnistgen.model import GenerativeModel
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 HOME = Path("checkpoints")  # where training writes by default, in the working folder
+# The starter checkpoints: in the package where it is installed from a wheel, beside it in a clone.
+SHIPPED = [folder / "checkpoints" for folder in Path(__file__).parents[:2]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,12 +146,14 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
 
 
 def find(source: str | Path) -> Path:
-    """The weights file of a checkpoint given as a file, a folder, or a name under `checkpoints/`.
+    """The weights file of a checkpoint given as a file, a folder, or a name.
 
+    A name is one under `checkpoints/` in the working folder, else one of the starter checkpoints that are shipped.
     Raises `CheckpointNotFoundError` that names the nearest one there is.
     """
     given = Path(source)
-    for path in (given, HOME / given, HOME / f"{source}.safetensors"):
+    shipped = [folder / f"{given.name}.safetensors" for folder in SHIPPED if given == Path(given.name)]
+    for path in (given, HOME / given, HOME / f"{source}.safetensors", *shipped):
         if path.is_file():
             return path
         if (path / WEIGHTS).is_file():
@@ -163,9 +167,9 @@ def find(source: str | Path) -> Path:
 
 
 def checkpoint_names() -> list[str]:
-    """The names that `find` knows in the working folder."""
+    """The names that `find` knows, of the working folder and of what is shipped."""
     folders = (path.parent.name for path in HOME.glob(f"*/{WEIGHTS}"))
-    files = (path.stem for path in HOME.glob("*.safetensors"))
+    files = (path.stem for home in (HOME, *SHIPPED) for path in home.glob("*.safetensors"))
     return sorted({*folders, *files})
 
 

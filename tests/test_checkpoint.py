@@ -71,6 +71,15 @@ def test_names(model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         load("checkpoints")
 
 
+def test_a_starter_checkpoint_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # with nothing in it
+    about = read_checkpoint("vae-mnist")
+    assert (about.model, about.dataset) == ("vae", "mnist")
+    images = sample(load("vae-mnist"), range(10), seed=0).float()
+    assert (images < 10).float().mean() > 0.6  # white strokes on black
+    assert (images > 200).flatten(1).float().mean(1).min() > 0.01
+
+
 def test_weights_that_are_not_finite_are_not_written(model: Tiny, tmp_path: Path) -> None:
     save(tmp_path / "tiny", model)
     before = (tmp_path / "tiny" / "model.safetensors").read_bytes()

@@ -45,6 +45,7 @@ def test_what_a_run_leaves_behind(whole: Path) -> None:
     assert (about.model, about.distribution, about.version) == ("tiny", "tiny-models", "1.0")
     assert (about.steps, about.seed, about.num_classes, about.config["latent_dim"]) == (STEPS, 0, 4, 3)
     assert about.scores["validation_loss"] == log(whole)[-1]["validation"]
+    assert [bool(record["losses"]) for record in log(whole)] == [True] * STEPS
     assert {p.name for p in whole.iterdir()} == {
         "model.safetensors",
         "best.safetensors",

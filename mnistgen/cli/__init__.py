@@ -19,6 +19,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("mnistgen.cli.train", "train a model on a dataset"),
     "sample": Command("mnistgen.cli.sample", "draw labelled images from a trained model"),
+    "evaluator": Command("mnistgen.cli.evaluator", "train or test a classifier of images"),
     "models": Command("mnistgen.cli.models", "list the models there are"),
     "data": Command("mnistgen.cli.data", "show a dataset, or export it"),
     "check": Command("mnistgen.cli.check", "test that a model keeps the plugin contract"),

@@ -84,7 +84,7 @@ def train_validation_split(dataset: Dataset, validation: int = 5000, seed: int =
 
 def to_float(images: Tensor) -> Tensor:
     """Pixels to model space: uint8 in 0..255 -> float32 in [-1, 1], x / 127.5 - 1."""
-    return images.to(torch.float32) / 127.5 - 1
+    return images.div(127.5).sub_(1).to(torch.float32)  # one pass and one allocation fewer than converting first
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -1,0 +1,98 @@
+"""Does the evaluator see the digit that was asked for?"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mnistgen.errors import DataError, UsageError
+from mnistgen.evaluator import Evaluation, wilson_interval
+from mnistgen.metrics.features import check_labels
+
+MISSING = 0.1  # a class is missing below this share of the images expected of it
+CONFUSED = 0.05  # a class is confused where more of its images than this are surely seen as one other class
+
+
+class Alarm(NamedTuple):
+    """A class that is missing, or that is confused with another."""
+
+    kind: Literal["missing", "confused"]
+    label: int
+    seen_as: int | None  # the other class, where confused
+    share: float  # missing: images seen, over those expected; confused: of the class's images, those seen as the other
+
+    def __str__(self) -> str:
+        if self.kind == "missing":
+            return f"Class {self.label} is missing: it is seen {self.share:.1%} as often as expected."
+        return f"Class {self.label} is confused: {self.share:.1%} of its images are seen as {self.seen_as}."
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """What an evaluator sees in samples, beside what was asked for."""
+
+    seen: Tensor  # (k,) int64, images seen as each class
+    mean_confidence: float  # mean of the largest probability
+    asked: Tensor | None  # (k,) int64; None where nothing was asked for
+    table: Tensor | None  # (k, k) int64, asked for class i and seen as class j
+    share: float | None  # of images seen as what was asked for
+    interval: tuple[float, float] | None  # of the share, 95%
+    alarms: tuple[Alarm, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as numbers, for JSON."""
+        return {
+            "agreement": self.share,
+            "interval_95": None if self.interval is None else list(self.interval),
+            "mean_confidence": self.mean_confidence,
+            "seen": self.seen.tolist(),
+            "asked": None if self.asked is None else self.asked.tolist(),
+            "table": None if self.table is None else self.table.tolist(),
+            "alarms": [{**alarm._asdict(), "text": str(alarm)} for alarm in self.alarms],
+        }
+
+
+def label_agreement(probabilities: Tensor, labels: Tensor | None) -> Agreement:
+    """Probabilities of the classes for each image (n, k) and the labels that were asked for (n,) int64, or None of
+    an unconditional model, of which all classes are expected equally often.
+
+    A class is missing where it is seen less than a tenth as often as expected, and the 95% interval of its share lies
+    below the expected share; it is confused where the 95% interval of the share of its images that are seen as one
+    other class lies above 5%. Raises `UsageError` on shapes or labels that do not fit, `DataError` where a probability
+    is not in [0, 1].
+    """
+    if probabilities.ndim != 2 or 0 in probabilities.shape:
+        raise UsageError(f"Label agreement: probabilities are {tuple(probabilities.shape)}; it takes (n, k), n > 0.")
+    probabilities = probabilities.detach().cpu()
+    if not bool(((probabilities >= 0) & (probabilities <= 1 + 1e-5)).all()):
+        raise DataError("Label agreement: a probability is not in [0, 1]; apply softmax to logits first.")
+    n, k = probabilities.shape
+    confidence = float(probabilities.double().amax(1).mean())
+    if labels is None:
+        seen = torch.bincount(probabilities.argmax(1), minlength=k)
+        return Agreement(seen, confidence, None, None, None, None, _missing(seen, torch.full((k,), n / k)))
+    evaluation = Evaluation(probabilities, check_labels(labels, n, name="samples", metric="Label agreement"))
+    table = evaluation.confusion
+    seen, asked = table.sum(0), table.sum(1)
+    alarms = _missing(seen, asked) + _confused(table)
+    return Agreement(seen, confidence, asked, table, evaluation.accuracy, evaluation.interval, alarms)
+
+
+def _missing(seen: Tensor, expected: Tensor) -> tuple[Alarm, ...]:
+    n = int(seen.sum())
+    alarms = []
+    for label, (count, wanted) in enumerate(zip(seen.tolist(), expected.tolist(), strict=True)):
+        if count < MISSING * wanted and wilson_interval(count, n)[1] < wanted / n:
+            alarms.append(Alarm("missing", label, None, count / wanted))
+    return tuple(alarms)
+
+
+def _confused(table: Tensor) -> tuple[Alarm, ...]:
+    alarms = []
+    for label, row in enumerate(table.tolist()):
+        others = [(count, other) for other, count in enumerate(row) if other != label and count]
+        for count, other in sorted(others, reverse=True):
+            if wilson_interval(count, sum(row))[0] > CONFUSED:
+                alarms.append(Alarm("confused", label, other, count / sum(row)))
+    return tuple(alarms)
