@@ -27,7 +27,7 @@ from mnistgen.errors import (
     suggestion,
 )
 from mnistgen.files import atomic_file
-from mnistgen.model import GenerativeModel
+from mnistgen.model import GenerativeModel, Trainable
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -40,7 +40,8 @@ SHIPPED = [folder / "checkpoints" for folder in Path(__file__).parents[:2]]
 class Checkpoint:
     """What a checkpoint file says of itself."""
 
-    model: str  # the registered name; empty for a class that is not registered
+    model: str = ""  # the registered name; empty for a classifier, and for a class that is not registered
+    classifier: str = ""  # the name of a classifier (see `mnistgen.evaluator`)
     config: dict[str, Any]
     num_classes: int
     distribution: str = ""  # where the plugin comes from
@@ -69,27 +70,46 @@ def save(
     Pass the averaged model of a run (`step.ema`). Raises `CheckpointError` where a weight is not finite (what is
     at `path` stays) and `MnistgenError` where the file cannot be written.
     """
-    path = _weights_file(Path(path))
     entry = registry.entry_of(type(model))
-    about = Checkpoint(
+    write(
+        path,
+        model,
         model=entry.name if entry else "",
         distribution=entry.distribution if entry else "",
         version=entry.version if entry else "",
-        config=asdict(model.config),
-        num_classes=model.num_classes,
-        dataset=dataset.name if dataset else "",
-        dataset_hash=dataset.hash if dataset else "",
+        dataset=dataset,
         steps=steps,
         seed=seed,
+        seconds=seconds,
+        scores=scores,
+    )
+
+
+def write(
+    path: str | Path,
+    network: Trainable,
+    *,
+    dataset: Dataset | None,
+    seconds: float,
+    scores: Mapping[str, Any] | None,
+    **about: Any,
+) -> None:
+    """What `save` and its like for classifiers share; `about` is the rest of the `Checkpoint`."""
+    path = _weights_file(Path(path))
+    description = Checkpoint(
+        config=asdict(network.config),
+        num_classes=network.num_classes,
+        dataset=dataset.name if dataset else "",
+        dataset_hash=dataset.hash if dataset else "",
         seconds=round(seconds, 1),
         scores=dict(scores or {}),
+        **about,
     )
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: not written, because weight {name} is not finite.")
-    metadata = {name: json.dumps(value) for name, value in asdict(about).items()}
-    content = to_bytes(tensors, metadata)
+    content = to_bytes(tensors, {name: json.dumps(value) for name, value in asdict(description).items()})
     with atomic_file(path) as temporary:
         temporary.write_bytes(content)
 
@@ -105,6 +125,8 @@ def load(
     path = find(source)
     about = read_checkpoint(path)
     if model_class is None:
+        if about.classifier:
+            raise CheckpointError(f"{path}: holds the classifier {about.classifier!r}, which draws no images.")
         if not about.model:
             raise CheckpointError(f"{path}: its model is no registered plugin; give its class as model_class=.")
         try:
@@ -115,7 +137,7 @@ def load(
             ) from error
     try:
         model = model_class(model_class.Config.from_json(json.dumps(about.config)), about.num_classes)
-        model.load_state_dict(_tensors(path))
+        model.load_state_dict(read_tensors(path))
     except (ContractError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -199,6 +221,7 @@ def _weights_file(path: Path) -> Path:
     return path if path.suffix == ".safetensors" else path / WEIGHTS
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint file."""
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping

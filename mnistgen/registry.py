@@ -102,12 +102,6 @@ def entry_of(model: type[Trainable]) -> Entry | None:
     return None
 
 
-def model_name(model: type[Trainable]) -> str | None:
-    """The name under which a class is registered, or None."""
-    entry = entry_of(model)
-    return entry.name if entry else None
-
-
 def _entry(name: str) -> Entry:
     known = claims()
     if name not in known:

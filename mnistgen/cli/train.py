@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from mnistgen import registry
@@ -51,16 +52,12 @@ class _GeneratorFiles(Files):
         picture = grid(images, 10)
         save_png(self.pictures / "grid.png", picture, about, scale=2)
         if isinstance(model, HasLatents) and validation is not None:
-            count = min(40, len(validation))
-            x, y = validation.images[:count], validation.labels[:count]
-            again = reconstruct(model, to_float(x), y)
-            pairs = (
-                torch.stack([x.cpu().view(-1, 10, 1, 28, 28), again.view(-1, 10, 1, 28, 28)], 1)
-                if count == 40
-                else None
-            )
-            rows = pairs.flatten(0, 2) if pairs is not None else torch.cat([x.cpu(), again])
-            save_png(self.pictures / "reconstructions.png", grid(rows, 10 if count == 40 else count), about, scale=2)
+            columns = min(10, len(validation))
+            count = min(40, len(validation) // columns * columns)
+            x, y = validation.images[:count].cpu(), validation.labels[:count]
+            both = torch.stack([x, reconstruct(model, to_float(x), y)])  # each row of images above its own
+            rows = rearrange(both, "two (r c) ... -> (r two c) ...", c=columns)
+            save_png(self.pictures / "reconstructions.png", grid(rows, columns), about, scale=2)
         curves(self.folder / LOG, self.pictures / "curves.png", f"{self.name} on {self.train.name}")
         self._tell(picture, data, step, seconds)
 

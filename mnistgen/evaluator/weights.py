@@ -1,26 +1,22 @@
-"""Classifiers as files: the checkpoint format with one more entry, and the two evaluators that ship in the package."""
+"""Classifiers as files in the checkpoint format, and the two evaluators that ship in the package."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
+from safetensors import SafetensorError
 
-from mnistgen.checkpoint import HOME, WEIGHTS, Checkpoint, find, read_checkpoint
+from mnistgen.checkpoint import HOME, WEIGHTS, find, read_checkpoint, read_tensors, write
 from mnistgen.data import Dataset
 from mnistgen.errors import CheckpointError, ContractError, UsageError, suggestion
 from mnistgen.evaluator.networks import CLASSIFIERS, Classifier
-from mnistgen.files import atomic_file
 
 SHIPPED = {"A": "evaluator-a.safetensors", "B": "evaluator-b.safetensors"}
 FOLDER = Path(__file__).parent.parent / "weights"
 TRAINED = HOME / "evaluators"  # where `evaluator train` writes by default, as NAME-DATASET
-KIND = "classifier"  # the metadata entry that says which of CLASSIFIERS a checkpoint holds
 
 
 def classifier_class(name: str) -> type[Classifier]:
@@ -52,27 +48,16 @@ def save_classifier(
 
     Raises `CheckpointError` where a weight is not finite, and `MnistgenError` where the file cannot be written.
     """
-    path = Path(path)
-    path = path if path.suffix == ".safetensors" else path / WEIGHTS
-    about = Checkpoint(
-        model="",  # no plugin
-        config=asdict(model.config),
-        num_classes=model.num_classes,
-        dataset=dataset.name if dataset else "",
-        dataset_hash=dataset.hash if dataset else "",
+    write(
+        path,
+        model,
+        classifier=_name(model),
+        dataset=dataset,
         steps=steps,
         seed=seed,
-        seconds=round(seconds, 1),
-        scores=dict(scores or {}),
+        seconds=seconds,
+        scores=scores,
     )
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: not written, because weight {name} is not finite.")
-    metadata = {name: json.dumps(value) for name, value in asdict(about).items()}
-    content = to_bytes(tensors, metadata | {KIND: json.dumps(_name(model))})
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def load_classifier(source: str | Path, *, device: str | torch.device = "cpu") -> Classifier:
@@ -82,15 +67,12 @@ def load_classifier(source: str | Path, *, device: str | torch.device = "cpu") -
     """
     path = find(source)
     about = read_checkpoint(path)
+    if not about.classifier:
+        raise CheckpointError(f"{path}: holds no classifier. `mnistgen evaluator train NAME` makes one.")
     try:
-        with safe_open(path, "pt") as file:
-            name = json.loads((file.metadata() or {}).get(KIND, "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no mapping
-        if name is None:
-            raise CheckpointError(f"{path}: holds no classifier. `mnistgen evaluator train NAME` makes one.")
-        cls = classifier_class(name)
+        cls = classifier_class(about.classifier)
         model = cls(cls.Config.from_json(json.dumps(about.config)), about.num_classes)
-        model.load_state_dict(tensors)
+        model.load_state_dict(read_tensors(path))
     except (SafetensorError, OSError, UsageError, ContractError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: does not fit this mnistgen: {reason[:300]}") from error
