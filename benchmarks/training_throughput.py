@@ -9,7 +9,7 @@ same images in batches of the same size on the same device, each in a process of
 pythae  `BaseTrainer.train()` with its usual config: Adam, float32, a DataLoader without workers, its progress bar. No
         evaluation set and no checkpoints, so that what is timed is its steps (and the copy it makes of the best
         model at the end of an epoch). It is timed, and ended, by one of its own callbacks.
-host    `mnistgen.fit` with its defaults: EMA, clipping, schedule, check for what is not finite, seeds for each step,
+host    `mnistgen.fit` with its defaults: EMA, schedule, a check that the loss is finite, seeds for each step,
         autocast where the device computes in bfloat16, channels_last.
 plain   the loop one writes by hand: images[order] from one float tensor on the device, zero_grad, backward, step.
         Optimizer, precision and memory format are the host's; it has nothing else.
