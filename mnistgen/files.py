@@ -60,6 +60,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove what `atomic_file` leaves in `folder` where the process was killed in the middle of a write."""
+    for leftover in folder.glob(".*.tmp*"):
+        if leftover.is_file():
+            with suppress(OSError):  # it takes up space and does no other harm
+                leftover.unlink(missing_ok=True)
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

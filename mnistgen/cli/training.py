@@ -23,7 +23,7 @@ from mnistgen.cli.arguments import Common, parse
 from mnistgen.console import Display, numbers
 from mnistgen.data import Dataset, load_data, train_validation_split
 from mnistgen.errors import CheckpointError, ContractError, MnistgenError, UsageError
-from mnistgen.files import atomic_file
+from mnistgen.files import atomic_file, clear_leftovers
 from mnistgen.model import BaseConfig, Trainable
 from mnistgen.report import read_log
 from mnistgen.training import Step, fit
@@ -255,6 +255,7 @@ class Files(ABC):
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise MnistgenError(f"{self.folder}: cannot be written: {error.strerror}.") from error
+        clear_leftovers(self.folder)
         if state is None:
             for file in (STATE, LOG, BEST):  # the state first: without it nothing old can be resumed
                 _unlink(self.folder / file)
