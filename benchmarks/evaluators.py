@@ -7,7 +7,7 @@
 Every run is `mnistgen evaluator train` with its defaults, into a folder of its own; a finished run is not repeated,
 and an interrupted one goes on. Recipes are fixed in advance, and each trained network sees the test images once. A is
 seed 0 of its recipe and B is seed 1 of its own, whatever their test accuracies are; `--ship FOLDER` copies the two
-there.
+there, and beside them an untrained network whose normalisation has seen training images.
 """
 
 import argparse
@@ -23,8 +23,16 @@ from typing import Any, NamedTuple
 import torch
 
 from mnistgen import load_data, read_checkpoint
-from mnistgen.data import Dataset
-from mnistgen.evaluator import SHIPPED, Evaluation, evaluate, evaluator_hash, load_classifier
+from mnistgen.data import Dataset, to_float, train_validation_split
+from mnistgen.evaluator import (
+    SHIPPED,
+    Evaluation,
+    build_classifier,
+    evaluate,
+    evaluator_hash,
+    load_classifier,
+    save_classifier,
+)
 from mnistgen.files import atomic_file
 
 SEEDS = range(5)
@@ -41,7 +49,8 @@ class Trained(NamedTuple):
 
 
 A, B = Trained("cnn", 0), Trained("resnet", 1)
-RUNS = [*(Trained("cnn", seed) for seed in SEEDS), B, *(Trained(name, 0) for name in ("logistic", "mlp", "lenet"))]
+LADDER = [Trained(name, 0) for name in ("logistic", "mlp", "lenet")]
+RUNS = [A, B, *(Trained(A.network, seed) for seed in SEEDS if seed != A.seed), *LADDER]
 
 
 def train(run: Trained, home: Path, threads: int, smoke: bool) -> None:
@@ -87,6 +96,21 @@ def test(run: Trained, home: Path, data: Dataset) -> tuple[dict[str, Any], torch
         **{key: value for key, value in result.to_dict().items() if key not in ("confusion", "n")},
     }
     return row, result.probabilities
+
+
+def ship_untrained(path: Path) -> None:
+    """A's network with its first weights. Batches of training images give its normalisation their statistics, without
+    which depth would leave nothing of the images."""
+    train, _ = train_validation_split(load_data("mnist"), 5000, seed=0)
+    model = build_classifier("cnn", seed=2)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
+    model.train()
+    with torch.no_grad():
+        for batch in train.images[:20_000].split(1000):
+            model(to_float(batch))
+    save_classifier(path, model.eval(), dataset=train, seed=2)
 
 
 def line(name: str, row: dict[str, Any]) -> str:
@@ -140,7 +164,8 @@ def main() -> None:
         for name, run in (("A", A), ("B", B)):
             with atomic_file(options.ship / SHIPPED[name]) as temporary:
                 temporary.write_bytes((home / run.name / "model.safetensors").read_bytes())
-            print(f"{name} shipped: {options.ship / SHIPPED[name]}")
+        ship_untrained(options.ship / SHIPPED["random"])
+        print(f"shipped: {', '.join(str(options.ship / name) for name in SHIPPED.values())}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from mnistgen.registry import list_models, model_class
     from mnistgen.sampling import grid, interpolate, sample, save_png, traverse
+    from mnistgen.scoring import Score, Scorer, score
     from mnistgen.testing import check_model
     from mnistgen.training import Step, fit
 
@@ -49,6 +50,7 @@ _HOME = {
     "model": ("BaseConfig", "GenerativeModel", "HasLatents", "HasLikelihood", "HasPath", "Loss", "Noise", "Trainable"),
     "registry": ("list_models", "model_class"),
     "sampling": ("grid", "interpolate", "sample", "save_png", "traverse"),
+    "scoring": ("Score", "Scorer", "score"),
     "testing": ("check_model",),
     "training": ("Step", "fit"),
 }
@@ -69,6 +71,8 @@ __all__ = [
     "MnistgenError",
     "Noise",
     "PluginError",
+    "Score",
+    "Scorer",
     "Step",
     "Trainable",
     "TrainingError",
@@ -85,6 +89,7 @@ __all__ = [
     "sample",
     "save",
     "save_png",
+    "score",
     "to_float",
     "to_uint8",
     "train_validation_split",

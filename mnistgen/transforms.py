@@ -33,6 +33,8 @@ class Distortion:
     """Augmentation: largest shift in each direction, in pixels."""
     elastic: float = 0.0
     """Augmentation: largest standard deviation of the elastic displacement, in pixels."""
+    untouched: float = 0.0
+    """Augmentation: share of images that stay as they are; resampling blurs all others, and test images are crisp."""
 
     def __post_init__(self) -> None:
         for name in ("rotation", "zoom", "shear", "translation", "elastic"):
@@ -40,6 +42,8 @@ class Distortion:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be zero or more.")
         if self.zoom >= 1:
             raise UsageError(f"zoom is {self.zoom}; it must be below 1.")
+        if not 0 <= self.untouched <= 1:
+            raise UsageError(f"untouched is {self.untouched}; it must be from 0 to 1.")
 
 
 def distort(x: Tensor, by: Distortion) -> Tensor:
@@ -48,7 +52,13 @@ def distort(x: Tensor, by: Distortion) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         theta = _random_affine(len(x), by, x.device)
         displacement = _random_displacement(x, by)
-        return x if theta is None and displacement is None else warp(x, theta, displacement)
+        if theta is None and displacement is None:
+            return x
+        distorted = warp(x, theta, displacement)
+        if by.untouched:
+            stays = torch.rand(len(x), device=x.device) < by.untouched
+            distorted = torch.where(stays.view(-1, *[1] * (x.ndim - 1)), x, distorted)
+        return distorted
 
 
 def _random_affine(b: int, by: Distortion, device: torch.device) -> Tensor | None:

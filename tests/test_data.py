@@ -32,6 +32,7 @@ from mnistgen.data import (
     data_folder,
     export_data,
     load_data,
+    load_images,
     readers,
     to_float,
     to_uint8,
@@ -741,6 +742,185 @@ def test_broken_folders(tmp_path: Path) -> None:
     (tmp_path / "1000").mkdir()
     with pytest.raises(DataError, match=r"class 1000 is out of range 0\.\.999"):
         load_data(tmp_path)
+
+
+# --- Images that may have no labels ---
+
+
+def write_pictures(folder: Path, images: torch.Tensor, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for image, name in zip(images, names, strict=True):
+        Image.fromarray(image[0].numpy()).save(folder / name)
+
+
+@pytest.mark.parametrize(("format", "path"), [("npz", "d.npz"), ("csv", "d.csv"), ("png", "d"), ("idx", "d")])
+def test_load_images_reads_what_load_data_reads(tmp_path: Path, format: str, path: str) -> None:  # noqa: A002
+    data = digits(30, 9)
+    export_data(data, tmp_path / path, format)
+    found = load_images(tmp_path / path)
+    assert torch.equal(found.images, data.images)
+    assert found.labels is not None
+    assert torch.equal(found.labels, data.labels)
+    assert (found.num_classes, found.name) == (9, load_data(tmp_path / path).name)
+
+
+def test_one_of_several_splits_has_to_be_chosen(tmp_path: Path) -> None:
+    train, test = digits(12, seed=1), digits(10, seed=2)
+    write_mnist(tmp_path / "KMNIST" / "raw", train, test)
+    for source in ("kmnist", str(tmp_path / "KMNIST")):
+        read = partial(load_images, source, data_dir=tmp_path, download=False)
+        with pytest.raises(UsageError, match=f"{source} has the splits 'train' and 'test'; choose one"):
+            read()
+        for split, images in (("test", test.images), ("all", torch.cat([train.images, test.images]))):
+            assert torch.equal(read(split=split).images, images)
+    with pytest.raises(UsageError, match=r"no split 'tset'.*Did you mean 'test'"):
+        load_images("kmnist", split="tset", data_dir=tmp_path)
+    with pytest.raises(DataError, match="downloading is off"):
+        load_images("mnist", split="test", data_dir=tmp_path, download=False)
+
+
+def test_a_folder_of_pictures_has_no_labels(tmp_path: Path) -> None:
+    folder, data = tmp_path / "My Samples", digits(4)
+    write_pictures(folder, data.images, ["10.png", "2.PNG", "B.bmp", "a.png"])  # in the order of their names
+    write_pictures(folder, data.images[:1], [".hidden.png"])
+    write_pictures(folder / ".hidden", data.images[:1], ["0.png"])
+    (folder / "logs").mkdir()
+    (folder / "logs" / "notes.txt").write_text("not a picture")
+    (folder / "provenance.json").write_text("{}")
+    for split in ("", "train", "all"):
+        found = load_images(folder, split=split)
+        assert torch.equal(found.images, data.images)
+        assert (found.labels, found.num_classes, found.name) == (None, None, "my-samples")
+    with pytest.raises(DataError, match="no test split: it is not divided"):
+        load_images(folder, split="test")
+    with pytest.raises(DataError, match="its 1 class folders have no"):  # labels are asked for
+        load_data(folder)
+
+
+def test_class_folders_stay_class_folders_whatever_they_are_called(tmp_path: Path) -> None:
+    data = digits(3)
+    write_pictures(tmp_path / "cat.png", data.images[:2], ["0.png", "2.png"])  # by its name a picture, but a folder
+    write_pictures(tmp_path / "dog", data.images[2:], ["1.png"])
+    found = load_images(tmp_path)
+    assert found.labels is not None
+    assert (found.labels.tolist(), found.num_classes) == ([0, 1, 0], 2)
+    assert torch.equal(found.images, data.images[[0, 2, 1]])
+
+
+@pytest.mark.parametrize("below", ["7", "train", "train/7"])
+def test_pictures_beside_folders_of_pictures_are_refused(tmp_path: Path, below: str) -> None:
+    data = digits(2)
+    write_pictures(tmp_path, data.images[:1], ["grid.png"])
+    write_pictures(tmp_path / below, data.images[1:], ["0.png"])
+    with pytest.raises(
+        DataError, match=f"pictures, such as grid.png, and folders of pictures, such as {below}: .* Move"
+    ):
+        load_images(tmp_path)
+
+
+def test_a_folder_without_images_and_a_single_picture_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"holds no images; it may hold pictures .* each class, or IDX files"):
+        load_images(tmp_path)
+    (tmp_path / "0").mkdir()
+    with pytest.raises(DataError, match="holds no images: its 1 class folders"):
+        load_images(tmp_path)
+    write_pictures(tmp_path, digits(1).images, ["grid.png"])
+    with pytest.raises(DataError, match=r"grid.png is a single picture, .*; give a folder of pictures"):
+        load_images(tmp_path / "grid.png")
+
+
+@pytest.mark.parametrize("name", ["images", "x", "X", "data", "image", "arr_0", "samples"])
+def test_npz_without_labels(tmp_path: Path, name: str) -> None:
+    data = digits()
+    for view in (data.images.numpy(), data.images[:, 0].numpy(), data.images.flatten(1).numpy()):
+        np.savez(tmp_path / "d.npz", **{name: view, "seeds": np.arange(12), "num_classes": np.array(10)})
+        found = load_images(tmp_path / "d.npz")
+        assert torch.equal(found.images, data.images)
+        assert (found.labels, found.num_classes, found.name) == (None, None, "d-npz")
+    with pytest.raises(DataError, match="no test split"):
+        load_images(tmp_path / "d.npz", split="test")
+    with pytest.raises(DataError, match=r"has the array '.*' but no '(labels?|y)'|it needs 'images' and 'labels'"):
+        load_data(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("images", "y"), "has the array 'images' but no 'labels'"),
+        (("samples", "labels"), "has the array 'labels' but no 'images'"),
+        (("arr_0", "arr_1"), "has the arrays 'arr_0', 'arr_1'; it needs 'images' and 'labels'"),
+        (("x_train",), "has the array 'x_train' but no 'y_train'"),
+        (("samples", "images"), "has more than one array of images, 'images' and 'samples'"),
+        (("a", "b"), r"has the arrays 'a', 'b'; it needs 'images' \(or x, data, image, arr_0, samples\)"),
+    ],
+)
+def test_npz_whose_labels_or_images_cannot_be_told(tmp_path: Path, names: tuple[str, ...], says: str) -> None:
+    arrays = (np.zeros((3, 28, 28), np.uint8), np.arange(3))
+    np.savez(tmp_path / "d.npz", **dict(zip(names, arrays, strict=False)))
+    with pytest.raises(DataError, match=f"d.npz {says}"):
+        load_images(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize(
+    ("array", "resize", "says"),
+    [
+        (np.zeros((3, 32, 32), np.uint8), False, "'samples': the images are 32x32 grayscale uint8; .*--resize"),
+        (np.zeros((3, 28, 28), np.float32), False, "'samples': the images are 28x28 grayscale float32; .*--resize"),
+        (np.full((3, 28, 28), 3.5) * [[[-1], *[[1]] * 27]], True, r"'samples': pixels go from -3.5 to 3.5; .*0\.\.255"),
+        (np.zeros((0, 28, 28), np.uint8), True, "'samples' is empty"),
+        (np.zeros((2, 3, 4, 28, 28), np.uint8), True, "'samples': an array of 5 axes holds neither images"),
+        (np.zeros(784, np.uint8), True, r"'samples': the shape \(784,\) is not one of images"),
+        (np.array([None]), True, "'samples' holds Python objects, which are never unpickled"),
+    ],
+)
+def test_images_without_labels_are_held_to_the_format(
+    tmp_path: Path, array: np.ndarray[Any, Any], resize: bool, says: str
+) -> None:
+    np.savez(tmp_path / "d.npz", samples=array)
+    with pytest.raises(DataError, match=f"d.npz, array {says}"):
+        load_images(tmp_path / "d.npz", resize=resize)
+
+
+def test_images_without_labels_are_converted_where_that_is_asked_for(tmp_path: Path) -> None:
+    data = digits()
+    np.savez(tmp_path / "d.npz", samples=to_float(data.images).numpy())
+    assert torch.equal(load_images(tmp_path / "d.npz", resize=True).images, data.images)
+    (tmp_path / "p").mkdir()
+    Image.new("RGB", (32, 32), (255, 255, 255)).save(tmp_path / "p" / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: the images are 32x32 RGB; .*--resize"):
+        load_images(tmp_path / "p")
+    assert load_images(tmp_path / "p", resize=True).images.min() == 255
+
+
+def test_broken_files_without_labels(tmp_path: Path) -> None:
+    path = tmp_path / "d.npz"
+    np.savez(path, samples=ARRAYS["images"])
+    whole = path.read_bytes()
+    for content, says in (
+        (b"", "not an NPZ file, or is cut short: it is empty"),
+        (whole[:-30], "not an NPZ file, or is cut short"),
+        (whole.replace(bytes(100), b"\1" * 100, 1), "array 'samples' is broken"),
+        (archive({"samples": npy("|u1", (10**6, 28, 28))}), r"array 'samples': the header claims \(1000000, 28, 28\)"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=f"d.npz.* {says}"):
+            load_images(path)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.png").write_bytes(b"<svg>")
+    with pytest.raises(DataError, match=r"a\.png cannot be read as a picture: it looks like a web page"):
+        load_images(tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    "source", ["kmnits", "emnist", "nowhere.csv", "nowhere.png", "no/where", Path("mnist"), "a" * 5000, "nul\0byte"]
+)
+def test_what_is_not_there_is_the_error_of_load_data(source: str | Path) -> None:
+    with pytest.raises(MnistgenError) as theirs:
+        load_data(source)
+    with pytest.raises(type(theirs.value)) as ours:
+        load_images(source)
+    assert str(ours.value) == str(theirs.value)
 
 
 # --- Conversion ---

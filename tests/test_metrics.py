@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from tiny import strokes
 from torch import Tensor
 
 from mnistgen import metrics
@@ -33,21 +34,6 @@ def exactly(mean: Tensor, root: Tensor, n: int, seed: int) -> Tensor:
     x = normal(n, len(mean), seed, dtype=torch.float64)
     x = torch.linalg.qr(x - x.mean(0))[0] * math.sqrt(n - 1)  # centred, orthogonal columns
     return mean + x @ root.T
-
-
-def digits(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Images (n, 1, 28, 28) uint8 of ten strokes that vary in place, width and strength, and their labels (n,)."""
-    labels = torch.arange(n) % 10
-    g = generator(seed)
-    angle = labels * math.pi / 10
-    dx, dy, width, level = (torch.rand(4, n, generator=g) * 2 - 1).unbind()
-    axis = torch.arange(28.0) - 13.5
-    x, y = axis[None, None, :] - 3 * dx[:, None, None], axis[None, :, None] - 3 * dy[:, None, None]
-    c, s = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    along, across = x * c + y * s, y * c - x * s
-    w = (2 + 0.5 * width)[:, None, None]
-    images = torch.exp(-((across / w) ** 2) - (along / 9) ** 4) * (225 + 30 * level)[:, None, None]
-    return images[:, None].round().to(torch.uint8), labels
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
@@ -114,8 +100,8 @@ class TestFrechet:
     def test_rises_with_noise_and_blur_and_imbalance(self) -> None:
         torch.manual_seed(0)
         network = LeNet5(LeNet5Config()).eval()
-        images, _ = digits(600)
-        reference, _ = digits(600, seed=1)
+        images, _ = strokes(600)
+        reference, _ = strokes(600, seed=1)
 
         def score(images: Tensor, layer: str) -> float:
             with torch.no_grad():

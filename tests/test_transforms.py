@@ -113,6 +113,15 @@ def test_each_image_has_parameters_of_its_own(by: Distortion) -> None:
     assert (distorted[..., 0, 0] == -1).all()
 
 
+def test_a_share_of_the_images_stays_as_it_is() -> None:
+    x = images(400)
+    torch.manual_seed(0)
+    same = (distort(x, Distortion(rotation=20, untouched=0.3)) == x).flatten(1).all(1)
+    assert 0.22 < float(same.double().mean()) < 0.38
+    assert torch.equal(distort(x, Distortion(rotation=20, untouched=1.0)), x)
+    assert not (distort(x, Distortion(rotation=20)) == x).flatten(1).all(1).any()
+
+
 def test_an_empty_image_stays_empty() -> None:
     assert (distort(torch.full((4, 1, 28, 28), -1.0), STRONG) == -1).all()
 

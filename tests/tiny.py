@@ -1,5 +1,6 @@
 """Models and data small enough to train in a blink, for the tests."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,21 @@ def blobs(n: int = 200, num_classes: int = 4, seed: int = 0, name: str = "blobs"
         row, column = 4 + 12 * (label // 2 % 2), 4 + 12 * (label % 2)
         image[:, row : row + 8, column : column + 8] = 220
     return Dataset(images, labels, num_classes, name, "train")
+
+
+def strokes(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Images (n, 1, 28, 28) uint8 of ten strokes that vary in place, width and strength, and their labels (n,)."""
+    labels = torch.arange(n) % 10
+    g = torch.Generator().manual_seed(seed)
+    angle = labels * math.pi / 10
+    dx, dy, width, level = (torch.rand(4, n, generator=g) * 2 - 1).unbind()
+    axis = torch.arange(28.0) - 13.5
+    x, y = axis[None, None, :] - 3 * dx[:, None, None], axis[None, :, None] - 3 * dy[:, None, None]
+    c, s = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    along, across = x * c + y * s, y * c - x * s
+    w = (2 + 0.5 * width)[:, None, None]
+    images = torch.exp(-((across / w) ** 2) - (along / 9) ** 4) * (225 + 30 * level)[:, None, None]
+    return images[:, None].round().to(torch.uint8), labels
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
@@ -472,5 +472,26 @@ def pick(npz: Npz, wanted: Mapping[str, tuple[tuple[str, str], ...]]) -> dict[st
                     )
     if found:
         return found
-    known = ", ".join(repr(name[:40]) for name in npz.names[:8])
-    raise DataError(f"{npz.path} has the arrays {known}; it needs 'images' and 'labels' (or x_train, y_train, ...).")
+    raise DataError(f"{_arrays_of(npz)}; it needs 'images' and 'labels' (or x_train, y_train, ...).")
+
+
+def pick_unlabelled(npz: Npz, images: tuple[str, ...], labelled: Collection[str]) -> str | None:
+    """The name of the array of images in a file without labels; None where it has an array called as in `labelled`.
+
+    Raises `DataError` where there is no array, or more than one, called as in `images`.
+    """
+    actual = {name.lower(): name for name in npz.names}
+    if any(name in actual for name in labelled):
+        return None
+    found = [actual[name] for name in images if name in actual]
+    if len(found) > 1:
+        raise DataError(
+            f"{npz.path} has more than one array of images, {found[0]!r} and {found[1]!r}; keep the one that is meant."
+        )
+    if not found:
+        raise DataError(f"{_arrays_of(npz)}; it needs {images[0]!r} (or {', '.join(images[1:])}).")
+    return found[0]
+
+
+def _arrays_of(npz: Npz) -> str:
+    return f"{npz.path} has the arrays {', '.join(repr(name[:40]) for name in npz.names[:8])}"

@@ -4,9 +4,10 @@ import os
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from mnistgen.data.readers import (
     checked_labels,
     is_image,
     pick,
+    pick_unlabelled,
     read_csv,
     read_idx,
     read_image,
@@ -67,18 +69,77 @@ def load_data(
 
     Raises `UsageError` for a name or a split that does not exist, `DataError` for everything about the content.
     """
+    _known_split(split)
+    with _system_errors(source):
+        return _load(_open(source, data_dir), source, split, resize, download)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images with their labels, or without any."""
+
+    images: Tensor  # (n, 1, 28, 28) uint8
+    labels: Tensor | None  # (n,) int64 in [0, num_classes), or None where the source has none
+    num_classes: int | None  # None without labels
+    name: str  # short, safe in file names, as that of a `Dataset`
+
+
+def load_images(
+    source: str | Path,
+    *,
+    split: str = "",
+    data_dir: Path | str | None = None,
+    resize: bool = False,
+    download: bool = True,
+) -> Images:
+    """Images that may have no labels: what `load_data` reads, with its labels, and two kinds of sources besides.
+
+    A folder that holds pictures itself, and no folders of them, is read in the order of their names. An NPZ file
+    may have an array of images (images, x, data, image, arr_0 or samples) and none of labels.
+
+    `split` is as for `load_data`; it may be left out where there is only one. `data_dir`, `resize` and `download`
+    are those of `load_data`.
+
+    Raises `UsageError` for a name or a split that does not exist, and where several splits are there and none is
+    chosen; `DataError` for everything about the content.
+    """
+    if split:
+        _known_split(split)
+    with _system_errors(source):
+        path = _expanded(source)
+        if is_image(path) and path.is_file():
+            raise DataError(
+                f"{source} is a single picture, and a grid of images in one picture is not a set of images; "
+                "give a folder of pictures, one for each image."
+            )
+        found = _open(source, data_dir)
+        read = found.unlabelled()
+        if read is not None:
+            _there_is(split or "all", ("all",), source)
+            return Images(read(resize), None, None, found.name)
+        parts = found.splits
+        if not split and len(parts) > 1:
+            there = " and ".join(repr(part) for part in parts)
+            raise UsageError(f"{source} has the splits {there}; choose one of them, or 'all' for both.")
+        data = _load(found, source, split or parts[0], resize, download)
+        return Images(data.images, data.labels, data.num_classes, data.name)
+
+
+def _known_split(split: str) -> None:
     if split not in SPLITS:
         raise UsageError(f"There is no split {split!r}. {suggestion(split, SPLITS)}")
-    with _system_errors(source):
-        return _load(source, split, data_dir, resize, download)
 
 
-def _load(source: str | Path, split: str, data_dir: Path | str | None, resize: bool, download: bool) -> Dataset:
-    found = _open(source, data_dir)
-    parts = found.splits
+def _there_is(split: str, parts: tuple[str, ...], source: str | Path) -> None:
+    """Raise `DataError` where `split` is not to be had of a source with the splits `parts`."""
     if split != "all" and split not in parts and not (split == "train" and parts == ("all",)):
         there = "it is not divided into train and test" if parts == ("all",) else f"there is only {parts[0]!r}"
         raise DataError(f"{source} has no {split} split: {there}.")
+
+
+def _load(found: "Source", source: str | Path, split: str, resize: bool, download: bool) -> Dataset:
+    parts = found.splits
+    _there_is(split, parts, source)
     if split == "all" or parts == ("all",):
         wanted, split = parts, "all"
     else:
@@ -130,6 +191,10 @@ class Source(ABC):
     @abstractmethod
     def read(self, split: str, resize: bool, download: bool) -> Raw:
         """One of `splits`."""
+
+    def unlabelled(self) -> Callable[[bool], Tensor] | None:
+        """Where there are images and no labels, what reads them, `resize` -> (n, 1, 28, 28) uint8; else None."""
+        return None
 
 
 def _open(source: str | Path, data_dir: Path | str | None) -> Source:
@@ -315,6 +380,12 @@ _NPZ_DIVIDED = {
     "test": (("x_test", "y_test"), ("test_images", "test_labels"), ("images_test", "labels_test")),
 }
 _NPZ_WHOLE = {"all": (("images", "labels"), ("x", "y"), ("data", "labels"), ("image", "label"))}
+_NPZ_DIVIDED_NAMES = frozenset(name for pairs in _NPZ_DIVIDED.values() for pair in pairs for name in pair)
+# Images without labels; np.savez calls arrays that were given no names arr_0, arr_1, ...
+_NPZ_UNLABELLED = (*dict.fromkeys(images for images, _ in _NPZ_WHOLE["all"]), "arr_0", "samples")
+# With one of these there may be labels, and to pass over them would be a silent loss: labels under a name that does
+# not belong to that of the images, or the second of two arrays without names, as samplers write them.
+_NPZ_LABELLED = _NPZ_DIVIDED_NAMES.union((labels for _, labels in _NPZ_WHOLE["all"]), ("arr_1",))
 
 
 @dataclass(frozen=True)
@@ -332,17 +403,20 @@ class NpzArchive(Source):
         npz = Npz.open(self.path)
         pairs = self._pairs(npz)
         images_name, labels_name = pairs[split]
-        where = f"{self.path}, array {images_name!r}"
-        images = to_images(npz.read(images_name), where, resize)
+        images = _read_array(npz, images_name, resize)
         every = {part: self._labels(npz, name) for part, (_, name) in pairs.items()}
-        same_length(images, every[split], where, f"array {labels_name!r}")
+        same_length(images, every[split], f"{self.path}, array {images_name!r}", f"array {labels_name!r}")
         highest = max(int(labels.max()) for labels in every.values())
         num_classes = self._num_classes(npz, highest)
         return Raw(images, every[split], num_classes, self._class_names(npz, num_classes))
 
+    def unlabelled(self) -> Callable[[bool], Tensor] | None:
+        npz = Npz.open(self.path)
+        name = pick_unlabelled(npz, _NPZ_UNLABELLED, _NPZ_LABELLED)
+        return None if name is None else partial(_read_array, npz, name)
+
     def _pairs(self, npz: Npz) -> dict[str, tuple[str, str]]:
-        divided = {name for pairs in _NPZ_DIVIDED.values() for pair in pairs for name in pair}
-        is_divided = any(name.lower() in divided for name in npz.names)
+        is_divided = any(name.lower() in _NPZ_DIVIDED_NAMES for name in npz.names)
         return pick(npz, _NPZ_DIVIDED if is_divided else _NPZ_WHOLE)
 
     def _labels(self, npz: Npz, name: str) -> Tensor:
@@ -371,6 +445,10 @@ class NpzArchive(Source):
             return tuple(str(name) for name in value.tolist())
         except ValueError as error:  # numbers that are no characters
             raise DataError(f"{self.path}, array 'class_names' is broken: {error}.") from error
+
+
+def _read_array(npz: Npz, name: str, resize: bool) -> Tensor:
+    return to_images(npz.read(name), f"{npz.path}, array {name!r}", resize)
 
 
 @dataclass(frozen=True)
@@ -414,11 +492,36 @@ class ImageFolder(Source):
             raise DataError(f"{tops[split]} holds no images: its {len(names)} class folders have no .png, .jpg, ...")
         files.sort()
         return Raw(
-            torch.cat([read_image(file, resize) for _, _, file in files]),
+            _read_pictures((file for _, _, file in files), resize),
             torch.from_numpy(np.array([number for _, number, _ in files], np.int64)),
             num_classes,
             () if numbered else tuple(names),
         )
+
+    def unlabelled(self) -> Callable[[bool], Tensor] | None:
+        """The pictures in the folder itself. Raises `DataError` where folders of pictures lie beside them."""
+        tops = [self.path, *(self.path / split for split in self.splits if split != "all")]
+        folders = [folder for top in tops for folder in _subfolders(top).values()]
+        files = [file for file in _listing(self.path) if is_image(file) and not file.is_dir()]
+        if not files and not folders:
+            raise DataError(
+                f"{self.path} holds no images; it may hold pictures (.png, .jpg, ...), a folder of pictures for each "
+                "class, or IDX files (train-images-idx3-ubyte, ...). Of .csv and .npz files, give the path."
+            )
+        if not files:
+            return None
+        for folder in folders:
+            if any(is_image(file) for file in _listing(folder)):
+                raise DataError(
+                    f"{self.path} holds pictures, such as {files[0].name}, and folders of pictures, such as "
+                    f"{folder.relative_to(self.path)}: which are meant cannot be told. Move the one or the other out "
+                    "of it."
+                )
+        return partial(_read_pictures, sorted(files, key=lambda file: file.name))
+
+
+def _read_pictures(files: Iterable[Path], resize: bool) -> Tensor:
+    return torch.cat([read_image(file, resize) for file in files])
 
 
 def _listing(folder: Path) -> list[Path]:

@@ -5,11 +5,13 @@
 """
 
 from mnistgen.evaluator.evaluation import (
+    LAYERS,
     Evaluation,
     calibration_error,
     class_scores,
     confusion_matrix,
     evaluate,
+    extract,
     predict,
     wilson_interval,
 )
@@ -37,6 +39,7 @@ from mnistgen.evaluator.weights import (
 __all__ = [
     "CLASSIFIERS",
     "CNN",
+    "LAYERS",
     "MLP",
     "SHIPPED",
     "Classifier",
@@ -53,6 +56,7 @@ __all__ = [
     "evaluate",
     "evaluator_hash",
     "evaluator_path",
+    "extract",
     "load_classifier",
     "load_evaluator",
     "predict",

@@ -1,6 +1,7 @@
-"""How good a classifier is: accuracy with its interval, scores of each class, calibration. Plain tensors."""
+"""What a classifier sees in images, and how good it is: accuracy with its interval, class scores, calibration."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mnistgen.data import Dataset, to_float
-from mnistgen.errors import UsageError
+from mnistgen.errors import UsageError, suggestion
 from mnistgen.evaluator.networks import Classifier
 
 BATCH = 50  # what a layer makes of it stays in the cache: twice as fast as 250 on two cores
@@ -80,20 +81,45 @@ class Evaluation:
         }
 
 
-def predict(model: Classifier, data: Dataset, *, batch_size: int = BATCH) -> Tensor:
-    """Probabilities of the classes for each image, in float32 on the CPU, (n, k); where the model is."""
+LAYERS = ("penultimate", "early")
+
+
+def extract(
+    model: Classifier, images: Tensor, *, layers: Sequence[str] = LAYERS, batch_size: int = BATCH
+) -> dict[str, Tensor]:
+    """Features of images in one pass: (n, 1, 28, 28) uint8 -> {layer: (n, d)}, on the CPU.
+
+    "logits" are float32; every other layer is rounded to float16, as the reference features that ship are, so that both
+    sides of a score take the same path. Raises `UsageError` for a layer that the classifier lacks.
+    """
+    if images.dtype != torch.uint8:
+        raise UsageError(f"Features are taken of uint8 images, not of {images.dtype}; `to_uint8` makes them.")
     device = next(model.parameters()).device
     training = model.training
     model.eval()
+    found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     try:
         with torch.inference_mode():
-            batches = [
-                model(to_float(images.to(device)).contiguous(memory_format=torch.channels_last)).softmax(1).cpu()
-                for images in data.images.split(batch_size)
-            ]
+            for batch in images.split(batch_size):
+                x = to_float(batch.to(device)).contiguous(memory_format=torch.channels_last)
+                there = model.features(x)
+                for layer in layers:
+                    if layer not in there:
+                        raise UsageError(
+                            f"{type(model).__name__} has no layer {layer!r}. {suggestion(layer, list(there))}"
+                        )
+                    values = there[layer].float() if layer == "logits" else there[layer].half()
+                    found[layer].append(values.cpu())
     finally:
         model.train(training)
-    return torch.cat(batches) if batches else torch.empty(0, model.num_classes)
+    return {layer: torch.cat(parts) if parts else torch.empty(0, 0) for layer, parts in found.items()}
+
+
+def predict(model: Classifier, data: Dataset, *, batch_size: int = BATCH) -> Tensor:
+    """Probabilities of the classes for each image, in float32 on the CPU, (n, k); where the model is."""
+    if not len(data):
+        return torch.empty(0, model.num_classes)
+    return extract(model, data.images, layers=["logits"], batch_size=batch_size)["logits"].softmax(1)
 
 
 def evaluate(model: Classifier, data: Dataset, *, batch_size: int = BATCH) -> Evaluation:

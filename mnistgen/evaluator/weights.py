@@ -1,4 +1,4 @@
-"""Classifiers as files in the checkpoint format, and the two evaluators that ship in the package."""
+"""Classifiers as files in the checkpoint format, and those that ship in the package: two evaluators, one untrained."""
 
 import hashlib
 import json
@@ -14,7 +14,11 @@ from mnistgen.data import Dataset
 from mnistgen.errors import CheckpointError, ContractError, UsageError, suggestion
 from mnistgen.evaluator.networks import CLASSIFIERS, Classifier
 
-SHIPPED = {"A": "evaluator-a.safetensors", "B": "evaluator-b.safetensors"}
+SHIPPED = {
+    "A": "evaluator-a.safetensors",
+    "B": "evaluator-b.safetensors",
+    "random": "evaluator-random.safetensors",  # untrained, of any dataset: features that know nothing of classes
+}
 FOLDER = Path(__file__).parent.parent / "weights"
 TRAINED = HOME / "evaluators"  # where `evaluator train` writes by default, as NAME-DATASET
 
@@ -86,13 +90,16 @@ def load_evaluator(name: str = "A", *, device: str | torch.device = "cpu") -> Cl
 
 def evaluator_path(dataset: str, name: str = "A") -> Path:
     """The file of the evaluator for a dataset: the shipped one where it was trained on that dataset, otherwise the
-    one that `mnistgen evaluator train` has left under `checkpoints/evaluators/` in the working folder.
+    one that `mnistgen evaluator train` has left under `checkpoints/evaluators/` in the working folder. The untrained
+    one, "random", is for every dataset.
 
     Raises `CheckpointError` that says how to make one, where there is none.
     """
     shipped = shipped_path(name)
-    if shipped.is_file() and read_checkpoint(shipped).dataset == dataset:
+    if shipped.is_file() and (name == "random" or read_checkpoint(shipped).dataset == dataset):
         return shipped
+    if name == "random":
+        raise CheckpointError(f"{shipped}: the untrained network is missing. Install mnistgen again.")
     network = "cnn" if name == "A" else "resnet"
     trained = TRAINED / f"{network}-{dataset}" / WEIGHTS
     if trained.is_file():

@@ -1,0 +1,340 @@
+"""`mnistgen score SOURCE...`."""
+
+import inspect
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+from rich.table import Table
+
+from mnistgen.cli.arguments import Common, parse
+from mnistgen.console import Display, duration, out, show
+from mnistgen.errors import UsageError, suggestion
+from mnistgen.sampling import BATCH, grid, save_png
+from mnistgen.scoring import ModelSource, N, Score, Scorer, Source, open_source, ranked, write_json
+from mnistgen.scoring.measure import TRAINING_IMAGES
+from mnistgen.scoring.scale import FLOOR
+from mnistgen.scoring.sources import dataset_of
+from mnistgen.training import resolve_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(Common):
+    """Score images against real ones, each number beside the best and the worst possible value."""
+
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """What to score: a checkpoint (name, folder or file), a folder of images, an NPZ, or DATASET:SPLIT."""
+    data: str = ""
+    """The dataset to hold it against; default: that which the checkpoint was trained on, else mnist."""
+    split: str = "test"
+    """Which part of that dataset."""
+    n: int = N
+    """Images to draw, or to take of those there are; only equal numbers compare."""
+    knob: tuple[str, ...] = ()
+    """Sampling knobs of the models, NAME=VALUE, such as temperature=0.9."""
+    two_sample: bool = False
+    """Also train a small CNN to tell the samples from real images (four trainings)."""
+    cas: bool = False
+    """Also train a classifier on the samples alone and test it on real images (two trainings)."""
+    features: tuple[str, ...] = ()
+    """Other features for an FID beside: inception, the literature's, which takes minutes without a GPU."""
+    inception_weights: Path | None = None
+    """File of torch-fidelity's Inception weights; default: where torch-fidelity keeps them."""
+    training_images: int = TRAINING_IMAGES
+    """Training images among which memorised ones are looked for."""
+    json: Path | None = None
+    """Write everything to this file as well."""
+    out: Path | None = None
+    """Folder of the pictures; default: samples/score-NAME."""
+    resize: bool = False
+    """Convert images of another size or colour to 28x28 grey."""
+    batch_size: int = BATCH
+    """Images drawn at a time; it changes the speed and not the images."""
+    quiet: bool = False
+    """No progress and no picture in the terminal."""
+
+    def __post_init__(self) -> None:
+        for name in ("n", "batch_size", "training_images"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}; it must be zero or more.")
+        for name in self.features:
+            if name != "inception":
+                raise UsageError(f"--features {name}: {suggestion(name, ['inception'])}")
+
+
+EXAMPLES = """
+mnistgen score vae-mnist                              a shipped checkpoint, beside its scale
+mnistgen score checkpoints/mine other-mnist           several: a table, best first
+mnistgen score digits.npz folder/ mnist:train         images on disk; a split of a dataset
+mnistgen score vae-mnist --n 1000 --seed 1 --json score.json
+mnistgen score vae-mnist --knob temperature=0.9
+mnistgen score vae-mnist --two-sample --cas           train classifiers as judges, too
+"""
+
+
+class Line(NamedTuple):
+    """One line of the table."""
+
+    title: str
+    number: str
+    form: str
+    beside: str = ""  # the number of the real images, where it is none of the floor
+
+
+LINES = (
+    Line("FID", "fid.A.penultimate", ".4g"),
+    Line("  earlier layer", "fid.A.early", ".4g"),
+    Line("  by the auditor B", "fid.B.penultimate", ".4g"),
+    Line("  worst class", "class_fid.worst", ".4g"),
+    Line("  mean over classes", "class_fid.mean", ".4g"),
+    Line("  over the real variance", "relative_fid.A.penultimate", ".2g"),
+    Line("  at infinite n", "fid_infinity.A.penultimate", ".4g"),
+    Line("KID", "kid.A.penultimate", ".3g"),
+    Line("  earlier layer", "kid.A.early", ".3g"),
+    Line("precision", "precision.A.penultimate", ".3f"),
+    Line("recall", "recall.A.penultimate", ".3f"),
+    Line("density", "density.A.penultimate", ".3f"),
+    Line("coverage", "coverage.A.penultimate", ".3f"),
+    Line("  earlier layer", "coverage.A.early", ".3f"),
+    Line("label agreement", "label_agreement", ".2%"),
+    Line("mean confidence", "mean_confidence", ".2%"),
+    Line("authentic", "authentic", ".1%", "authentic_real"),
+    Line("two-sample test", "two_sample", ".1%", "two_sample_real"),
+    Line("  binarised", "two_sample_binarised", ".1%", "two_sample_binarised_real"),
+    Line("CAS", "cas", ".2%", "cas_real"),
+    Line("FID, Inception", "inception_fid", ".4g"),
+)
+SEVERAL = (
+    Line("FID", "fid.A.penultimate", ".4g"),
+    Line("early", "fid.A.early", ".4g"),
+    Line("worst class", "class_fid.worst", ".4g"),
+    Line("KID", "kid.A.penultimate", ".3g"),
+    Line("precision", "precision.A.penultimate", ".3f"),
+    Line("recall", "recall.A.penultimate", ".3f"),
+    Line("density", "density.A.penultimate", ".3f"),
+    Line("coverage", "coverage.A.penultimate", ".3f"),
+    Line("labels", "label_agreement", ".2%"),
+    Line("authentic", "authentic", ".1%", "authentic_real"),
+    Line("two-sample", "two_sample", ".1%", "two_sample_real"),
+    Line("CAS", "cas", ".2%", "cas_real"),
+)
+
+
+def run(arguments: list[str], prog: str) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        parse(ScoreOptions, arguments or ["--help"], prog=prog, examples=EXAMPLES)
+    options = parse(ScoreOptions, arguments, prog=prog, examples=EXAMPLES)
+    if not options.sources:
+        raise UsageError(f"Name what is to be scored: {prog} SOURCE ...")
+    device = resolve_device(options.device)
+    sources = [
+        open_source(
+            source, device=device, data_dir=options.data_dir, resize=options.resize, batch_size=options.batch_size
+        )
+        for source in options.sources
+    ]
+    sources = [_turned(source, options.knob) for source in _named(sources)]
+    data = options.data or dataset_of(sources)
+    scorer = Scorer(data, split=options.split, device=device, data_dir=options.data_dir)
+    scores = [_score(scorer, source, options) for source in sources]
+    if len(scores) == 1:
+        _print_one(scores[0], options)
+    else:
+        _print_several(ranked(scores))
+    for score in scores:
+        _pictures(score, options, several=len(scores) > 1, command=shlex.join(["mnistgen", "score", *arguments]))
+    if options.json is not None:
+        write_json(options.json, scores)
+        out().print(f"numbers     {options.json}", markup=False)
+    return 0
+
+
+def _named(sources: list[Source]) -> list[Source]:
+    """Two sources of one name would share a folder and a line: the later ones get a number."""
+    seen: dict[str, int] = {}
+    for source in sources:
+        count = seen[source.name] = seen.get(source.name, 0) + 1
+        if count > 1:
+            source.name = f"{source.name}-{count}"
+    return sources
+
+
+def _turned(source: Source, knobs: tuple[str, ...]) -> Source:
+    """A model with its sampling knobs set; each value is read as what the knob's default is."""
+    if not knobs:
+        return source
+    if not isinstance(source, ModelSource):
+        raise UsageError(f"--knob: {source.name} is no model, and has no knobs.")
+    defaults = {
+        p.name: p.default
+        for p in inspect.signature(source.model.sample).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+    }
+    for knob in knobs:
+        name, equals, text = knob.partition("=")
+        if not equals:
+            raise UsageError(f"--knob {knob}: write NAME=VALUE.")
+        if name not in defaults:
+            raise UsageError(f"{source.name} has no knob {name!r}. {suggestion(name, defaults)}")
+        source.knobs[name] = _value(name, text, defaults[name])
+    return source
+
+
+def _value(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"--knob {name}={text}: it is true or false.")
+        return text.lower() == "true"
+    kind = type(default) if isinstance(default, int | float) else str
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"--knob {name}={text}: it is a number, such as {default}.") from None
+
+
+def _score(scorer: Scorer, source: Source, options: ScoreOptions) -> Score:
+    display = Display(f"score {source.name}", quiet=options.quiet)
+    with display.live():
+        return scorer.score(
+            source,
+            n=options.n,
+            seed=options.seed,
+            two_sample_test=options.two_sample,
+            cas=options.cas,
+            inception="inception" in options.features,
+            inception_weights=options.inception_weights,
+            training_images=options.training_images,
+            progress=lambda what, done: display.update(done, what),
+        )
+
+
+def _print_one(score: Score, options: ScoreOptions) -> None:
+    console = out()
+    if not options.quiet:
+        show(score.picture())
+    spoilt = [name for name in score.scale if name != FLOOR]
+    table = _table(score, spoilt)
+    while spoilt and console.measure(table).maximum > console.width:  # a narrow terminal
+        table = _table(score, spoilt := spoilt[:-1])
+    console.print(table)
+    _print_labels(score)
+    memory = score.details.get("memorisation")
+    if memory:
+        copying = memory["copying"]
+        console.print(
+            f"copies      a sample is nearer to {memory['training_images']} training images than a real image is in "
+            f"{memory['closer']:.0%} of pairs (50% if alike); C_T {copying['statistic']:.1f} (real images "
+            f"{copying['control']:.1f} ± {copying['control_spread']:.1f}; far below: copies)",
+            markup=False,
+        )
+    for note in score.notes:
+        console.print(f"note: {note}", markup=False)
+    for part, reason in score.not_measured.items():
+        console.print(f"not measured: {part}: {reason}", markup=False)
+    total = sum(score.seconds.values())
+    parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in score.seconds.items())
+    console.print(f"time        {duration(total)}: {parts}", markup=False)
+    console.print(f"protocol    {score.protocol_line}", markup=False)
+
+
+def _print_labels(score: Score) -> None:
+    """What the evaluator saw: how often each class, and which it took for which."""
+    labels = score.details["labels"]
+    console = out()
+    counts = ", ".join(f"{label}: {count}" for label, count in enumerate(labels["seen"]))
+    console.print(f"seen        {counts}", markup=False)
+    if labels["table"] is None:
+        return
+    low, high = labels["interval_95"]
+    mistakes = [
+        (count, asked, seen)
+        for asked, row in enumerate(labels["table"])
+        for seen, count in enumerate(row)
+        if asked != seen and count
+    ]
+    most = ", ".join(f"{asked} as {seen} ({count})" for count, asked, seen in sorted(mistakes, reverse=True)[:5])
+    console.print(
+        f"labels      {labels['agreement']:.2%} as asked (95% interval {low:.2%} to {high:.2%})"
+        f"{f'; else {most}' if most else ''}",
+        markup=False,
+    )
+
+
+def _table(score: Score, spoilt: list[str]) -> Table:
+    """Every number beside that of real images and of those of the spoilt ones that are asked for."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(score.name, no_wrap=True)
+    for title in ("score", "/ floor", "real images", *spoilt):
+        table.add_column(title, justify="right", no_wrap=True)
+    best = score.scale.get(FLOOR, {})
+    spread = best.get("spread", {})
+    for line in LINES:
+        if line.number not in score.numbers:
+            continue
+        title = line.title
+        if line.number == "class_fid.worst":
+            title = f"{title} ({score.details['per_class_fid']['worst_class']})"
+        times = score.times_floor(line.number) if line.number.split(".")[0] in ("fid", "class_fid") else None
+        real = score.numbers.get(line.beside) if line.beside else best.get("mean", {}).get(line.number)
+        around = f" ± {spread[line.number]:.1g}" if line.number in spread and line.form.endswith("g") else ""
+        value = format(score.numbers[line.number], line.form)
+        around_kid = score.numbers.get(f"kid_spread{line.number.removeprefix('kid')}", 0.0)
+        if line.number.startswith("kid.") and around_kid > 1e-9:  # of 1,000 images, every subset is the whole
+            value += f" ± {around_kid:.1g}"
+        rows = [score.scale[name]["mean"].get(line.number) for name in spoilt]
+        table.add_row(
+            title,
+            value,
+            "" if times is None else f"{times:.1f}",
+            "" if real is None else f"{real:{line.form}}{around}",
+            *("" if number is None else format(number, line.form) for number in rows),
+        )
+    return table
+
+
+def _print_several(scores: list[Score]) -> None:
+    console = out()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("source", no_wrap=True)
+    table.add_column("/ floor", justify="right")
+    lines = [line for line in SEVERAL if any(line.number in score.numbers for score in scores)]
+    for line in lines:
+        table.add_column(line.title, justify="right")
+    for score in scores:
+        cells = [format(score.numbers[x.number], x.form) if x.number in score.numbers else "" for x in lines]
+        table.add_row(score.name, "" if score.floors is None else f"{score.floors:.1f}", *cells)
+    sizes = {score.protocol["n"] for score in scores}
+    if len(sizes) == 1:
+        best = scores[0].scale.get(FLOOR, {}).get("mean", {})
+        beside = [scores[0].numbers.get(x.beside) if x.beside else best.get(x.number) for x in lines]
+        table.add_row(
+            "real images",
+            "1.0" if best else "",
+            *("" if v is None else format(v, x.form) for v, x in zip(beside, lines, strict=True)),
+        )
+    console.print(table)
+    for score in scores:
+        for note in (*score.notes, *(f"not measured: {part}: {why}" for part, why in score.not_measured.items())):
+            console.print(f"{score.name}: {note}", markup=False)
+    if len(sizes) > 1:
+        console.print("note: the numbers of images differ, so these scores do not compare.", markup=False)
+    for score in scores:
+        console.print(f"protocol    {score.name}: {score.protocol_line}", markup=False)
+
+
+def _pictures(score: Score, options: ScoreOptions, *, several: bool, command: str) -> None:
+    home = Path("samples") / f"score-{score.name}" if options.out is None else options.out
+    folder = home / score.name if several and options.out is not None else home
+    provenance = {"Software": "mnistgen", "Source": command, "Protocol": score.protocol_line}
+    save_png(folder / "grid.png", score.picture(), provenance, scale=2)
+    out().print(f"pictures    {folder / 'grid.png'}", markup=False)
+    if score.strip is not None:
+        strip = score.strip
+        save_png(folder / "nearest.png", grid(strip, len(strip) // 2), provenance, scale=3)
+        out().print(
+            f"            {folder / 'nearest.png'} (above samples, below the nearest training images)", markup=False
+        )

@@ -1,0 +1,98 @@
+"""The networks that look at images for a score, and what they see."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mnistgen.errors import CheckpointError, UsageError
+from mnistgen.evaluator import Classifier, evaluator_hash, evaluator_path, extract, load_classifier
+
+# A scores. B audits it: another architecture and seed. The random one knows nothing of classes.
+NETWORKS = ("A", "B", "random")
+
+
+class View(NamedTuple):
+    """One layer of one network."""
+
+    network: str
+    layer: str
+
+    def __str__(self) -> str:
+        return f"{self.network}.{self.layer}"
+
+
+PENULTIMATE, EARLY = View("A", "penultimate"), View("A", "early")
+VIEWS = (PENULTIMATE, EARLY, View("B", "penultimate"), View("B", "early"), View("random", "penultimate"))
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Images as the networks see them."""
+
+    features: Mapping[View, Tensor]  # (n, d) float16 each
+    labels: Tensor | None  # (n,) int64: what the images are, or are meant to be
+    probabilities: Tensor | None = None  # (n, k) float32, by evaluator A
+
+    def __len__(self) -> int:
+        return len(next(iter(self.features.values())))
+
+    def subset(self, indices: Tensor) -> "Seen":
+        """The images at `indices` (m,) int64."""
+        return Seen(
+            {view: features[indices] for view, features in self.features.items()},
+            None if self.labels is None else self.labels[indices],
+            None if self.probabilities is None else self.probabilities[indices],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """The evaluators of a dataset: A always, B where there is one, and the random network."""
+
+    networks: Mapping[str, Classifier]
+    hashes: Mapping[str, str]
+
+    @classmethod
+    def load(cls, dataset: str, *, device: str | torch.device = "cpu") -> "Panel":
+        """The shipped evaluators where they were trained on `dataset`, else those of `mnistgen evaluator train`.
+
+        Raises `CheckpointError` that says how to make A, where there is none.
+        """
+        networks: dict[str, Classifier] = {"A": load_classifier(evaluator_path(dataset), device=device)}
+        for name in NETWORKS[1:]:
+            try:
+                networks[name] = load_classifier(evaluator_path(dataset, name), device=device)
+            except CheckpointError:  # the audit is left out, and the protocol says which networks looked
+                continue
+        return cls.of(networks)
+
+    @classmethod
+    def of(cls, networks: Mapping[str, Classifier]) -> "Panel":
+        """A panel of any classifiers, of which that called "A" scores."""
+        return cls(networks, {name: evaluator_hash(network) for name, network in networks.items()})
+
+    @property
+    def num_classes(self) -> int:
+        return self.networks["A"].num_classes
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The layers that count, of the networks that there are."""
+        return tuple(view for view in VIEWS if view.network in self.networks)
+
+    def look(self, images: Tensor, labels: Tensor | None = None) -> Seen:
+        """One pass of every network: (n, 1, 28, 28) uint8, (n,) int64."""
+        if len(images) == 0:
+            raise UsageError("There are no images to score.")
+        features: dict[View, Tensor] = {}
+        probabilities = None
+        for name, network in self.networks.items():
+            layers = [view.layer for view in self.views if view.network == name]
+            found = extract(network, images, layers=[*layers, "logits"] if name == "A" else layers)
+            if name == "A":
+                probabilities = found.pop("logits").softmax(1)
+            features |= {View(name, layer): values for layer, values in found.items()}
+        return Seen(features, labels, probabilities)

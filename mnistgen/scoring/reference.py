@@ -1,0 +1,171 @@
+"""What samples are held against: a dataset's test images, as the networks see them; and the files that ship."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mnistgen.data import Dataset, load_data
+from mnistgen.data.families import ALIASES, FAMILIES
+from mnistgen.data.sources import slug
+from mnistgen.errors import DataError, UsageError
+from mnistgen.evaluator.weights import FOLDER
+from mnistgen.files import atomic_file
+from mnistgen.scoring.panel import Panel, Seen, View
+
+SUBSET_SEED = 0  # which test images stand for all where n is smaller; it belongs to the protocol, not to a run
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The real images that samples are held against."""
+
+    name: str  # of the dataset
+    split: str
+    hash: str  # of the dataset's split
+    seen: Seen
+    images: Tensor | None = None  # (n, 1, 28, 28) uint8, where the dataset is on disk
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    @property
+    def labels(self) -> Tensor:
+        assert self.seen.labels is not None
+        return self.seen.labels
+
+    def take(self, n: int) -> "Reference":
+        """At most n of the images, at random by class, always the same ones: the first ones are another population."""
+        if n >= len(self):
+            return self
+        indices = draw(self.labels, class_counts(self.labels, n), seed=SUBSET_SEED)
+        images = None if self.images is None else self.images[indices]
+        return Reference(self.name, self.split, self.hash, self.seen.subset(indices), images)
+
+
+def class_counts(labels: Tensor, n: int) -> list[int]:
+    """How many of n images are of each class, in the proportions of `labels` (m,) int64: by largest remainders."""
+    shares = torch.bincount(labels).double() * n / len(labels)
+    counts = shares.floor().long()
+    order = (shares - counts).argsort(descending=True, stable=True)
+    counts[order[: n - int(counts.sum())]] += 1
+    return [int(count) for count in counts]
+
+
+def draw(labels: Tensor, counts: list[int], *, seed: int) -> Tensor:
+    """Indices of images of which class c occurs `counts[c]` times, in random order, none twice: (sum of counts,) int64.
+
+    Raises `DataError` where a class has too few.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label, count in enumerate(counts):
+        places = (labels == label).nonzero().flatten()
+        if len(places) < count:
+            raise DataError(f"There are {len(places)} images of class {label}, and {count} are needed.")
+        chosen.append(places[torch.randperm(len(places), generator=generator)[:count]])
+    indices = torch.cat(chosen)
+    return indices[torch.randperm(len(indices), generator=generator)]
+
+
+def is_named(dataset: str) -> bool:
+    """Whether this is one of the datasets that everybody means by its name, and no path."""
+    return ALIASES.get(dataset.lower(), dataset.lower()) in FAMILIES
+
+
+def dataset_name(data: str) -> str:
+    """The name of the dataset that a name or a path means."""
+    return ALIASES.get(data.lower(), data.lower()) if is_named(data) else slug(Path(data))
+
+
+def load_reference(
+    panel: Panel, data: str = "mnist", split: str = "test", *, data_dir: Path | str | None = None
+) -> Reference:
+    """The features that ship where they are of this panel, else those of the dataset; its images where it is on disk.
+
+    Nothing is downloaded. Raises `DataError` or `UsageError` as `load_data` where features are neither shipped nor to
+    be had.
+    """
+    shipped = read_reference(FOLDER, panel, dataset_name(data), split)
+    try:
+        found = load_data(data, split, data_dir=data_dir, download=False)
+    except (DataError, UsageError):
+        if shipped is None:
+            raise
+        return shipped
+    if shipped is not None and shipped.hash == found.hash:
+        return Reference(shipped.name, split, found.hash, shipped.seen, found.images)
+    return of_dataset(panel, found)
+
+
+def of_dataset(panel: Panel, data: Dataset) -> Reference:
+    """The images of a dataset as reference. Raises `UsageError` where its classes are not the evaluator's."""
+    if data.num_classes != panel.num_classes:
+        raise UsageError(
+            f"{data.name} has {data.num_classes} classes, and the evaluator knows {panel.num_classes}: it is for "
+            f"another dataset. Train one: mnistgen evaluator train cnn --data {data.name}"
+        )
+    return Reference(data.name, data.split, data.hash, panel.look(data.images, data.labels), data.images)
+
+
+def reference_file(folder: Path, name: str, split: str, network: str) -> Path:
+    """Where the features of one network ship."""
+    return folder / f"reference-{name}-{split}-{network.lower()}.safetensors"
+
+
+def write_reference(folder: Path, panel: Panel, data: Dataset) -> list[Path]:
+    """Write the features of a dataset, one file a network, and return the files."""
+    reference = of_dataset(panel, data)
+    paths = []
+    for network, digest in panel.hashes.items():
+        path = reference_file(folder, data.name, data.split, network)
+        tensors = {view.layer: x.contiguous() for view, x in reference.seen.features.items() if view.network == network}
+        about = {"evaluator": digest, "dataset": data.name, "split": data.split, "dataset_hash": data.hash}
+        with atomic_file(path) as temporary:
+            save_file({**tensors, "labels": data.labels.to(torch.int16)}, temporary, about)
+        paths.append(path)
+    return paths
+
+
+def read_reference(folder: Path, panel: Panel, name: str, split: str) -> Reference | None:
+    """The features in `folder`, or None where a network of the panel has none or they are another network's.
+
+    Raises `DataError` where a file is damaged.
+    """
+    features: dict[View, Tensor] = {}
+    about: Mapping[str, str] = {}
+    labels = torch.empty(0)
+    for network, digest in panel.hashes.items():
+        path = reference_file(folder, name, split, network)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                about = file.metadata() or {}
+                if about.get("evaluator") != digest:
+                    return None
+                labels = file.get_tensor("labels").long()
+                layers = [view for view in panel.views if view.network == network]
+                features |= {view: file.get_tensor(view.layer) for view in layers}
+        except (SafetensorError, OSError) as error:
+            raise DataError(
+                f"{path}: these reference features are damaged: {error}. Install mnistgen again."
+            ) from error
+    return Reference(name, split, about["dataset_hash"], Seen(features, labels))
+
+
+def read_scales(folder: Path, panel: Panel, reference: Reference) -> dict[int, dict[str, dict[str, Any]]]:
+    """The scales that ship for this panel and reference, by n; empty where there are none."""
+    path = folder / f"scale-{reference.name}-{reference.split}.json"
+    if not path.is_file():
+        return {}
+    report = json.loads(path.read_text("utf-8"))
+    if report["evaluators"] != dict(panel.hashes) or report["reference_hash"] != reference.hash:
+        return {}
+    return {int(n): rows for n, rows in report["scales"].items()}

@@ -1,0 +1,203 @@
+"""What can be scored: a checkpoint, images on disk, a split of a dataset, or tensors."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, load, read_checkpoint
+from mnistgen.data import Dataset, load_data, load_images
+from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
+from mnistgen.model import GenerativeModel
+from mnistgen.sampling import BATCH, sample_batches
+from mnistgen.scoring.reference import class_counts, draw, is_named
+
+
+class Drawn(NamedTuple):
+    """Images to score."""
+
+    images: Tensor  # (n, 1, 28, 28) uint8
+    labels: Tensor | None  # (n,) int64, what was asked for; None where nothing was
+    counts: str  # how the class counts came about
+    seconds: float
+
+
+class Source(ABC):
+    """Where images to score come from."""
+
+    name: str
+    dataset: str  # the dataset that it is of, or ""
+
+    @abstractmethod
+    def check(self, num_classes: int) -> None:
+        """Raise `UsageError` where an evaluator of that many classes cannot judge it."""
+
+    @abstractmethod
+    def draw(
+        self, n: int, reference_labels: Tensor, *, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Drawn:
+        """At most n images, with the class counts of the reference where that can be."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a report should say of it."""
+        return {}
+
+
+@dataclass(eq=False)
+class ModelSource(Source):
+    """A generative model, from which n images are drawn."""
+
+    name: str
+    model: GenerativeModel
+    checkpoint: Checkpoint | None = None
+    batch_size: int = BATCH
+    knobs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str:  # type: ignore[override]
+        return self.checkpoint.dataset if self.checkpoint else ""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        described = {} if self.checkpoint is None else {"checkpoint": asdict(self.checkpoint)}
+        return described | ({"knobs": self.knobs} if self.knobs else {})
+
+    def check(self, num_classes: int) -> None:
+        if self.model.num_classes != num_classes:
+            raise UsageError(
+                f"{self.name} draws {self.model.num_classes} classes, and the evaluator knows {num_classes}: it is for "
+                "another dataset. Name the dataset that the model was trained on with --data."
+            )
+
+    def draw(
+        self, n: int, reference_labels: Tensor, *, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Drawn:
+        start = time.perf_counter()
+        counts = torch.tensor(class_counts(reference_labels, n))
+        labels = torch.arange(len(counts)).repeat_interleave(counts)
+        labels = labels[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
+        batches, done = [], 0
+        for batch in sample_batches(self.model, labels, seed=seed, batch_size=self.batch_size, **self.knobs):
+            batches.append(batch)
+            done += len(batch)
+            if progress:
+                progress(done / n)
+        seconds = time.perf_counter() - start
+        asked = labels if self.model.conditional else None
+        counts_are = "as in the reference" if self.model.conditional else "the model's own"
+        return Drawn(torch.cat(batches), asked, counts_are, seconds)
+
+
+@dataclass(eq=False)
+class ImageSource(Source):
+    """Images that are there already."""
+
+    name: str
+    images: Tensor  # (n, 1, 28, 28) uint8
+    labels: Tensor | None
+    dataset: str = ""
+
+    def check(self, num_classes: int) -> None:
+        highest = -1 if self.labels is None or not len(self.labels) else int(self.labels.max())
+        if highest >= num_classes:
+            raise UsageError(
+                f"{self.name} has the label {highest}, and the evaluator knows 0 to {num_classes - 1}: it is for "
+                "another dataset. Name the dataset that the images are like with --data."
+            )
+
+    def draw(
+        self, n: int, reference_labels: Tensor, *, seed: int, progress: Callable[[float], None] | None = None
+    ) -> Drawn:
+        start = time.perf_counter()
+        if progress:
+            progress(1.0)
+        if len(self.images) <= n:
+            return Drawn(self.images, self.labels, "the source's own", time.perf_counter() - start)
+        indices = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))[:n]
+        counts = "a random part of the source's"
+        if self.labels is not None:
+            try:
+                indices = draw(self.labels, class_counts(reference_labels, n), seed=seed)
+                counts = "as in the reference"
+            except DataError:  # too few of a class for that
+                pass
+        labels = None if self.labels is None else self.labels[indices]
+        return Drawn(self.images[indices], labels, counts, time.perf_counter() - start)
+
+
+def open_source(
+    source: "str | Path | GenerativeModel | Dataset | tuple[Tensor, Tensor | None] | Source",
+    *,
+    name: str = "",
+    device: str | torch.device = "cpu",
+    data_dir: Path | str | None = None,
+    resize: bool = False,
+    batch_size: int = BATCH,
+    knobs: dict[str, Any] | None = None,
+) -> Source:
+    """Whatever holds or draws images: a checkpoint (name, folder or file), a split of a dataset ("mnist:train"), a
+    folder of images, an NPZ, CSV or IDX file, a model, a `Dataset`, or (images, labels or None).
+
+    Raises `CheckpointError`, `DataError` or `UsageError` where it is none of them.
+    """
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, GenerativeModel):
+        return ModelSource(name or type(source).__name__, source.to(device), None, batch_size, dict(knobs or {}))
+    if isinstance(source, Dataset):
+        return ImageSource(name or f"{source.name} {source.split}", source.images, source.labels, source.name)
+    if isinstance(source, tuple):
+        images, labels = source
+        return _tensors(images, labels, name or "images")
+    text = str(source)
+    family, _, split = text.partition(":")
+    if is_named(family) and not Path(text).exists():
+        if not split:
+            raise UsageError(f"{text} is a dataset; say which part is to be scored: {text}:train or {text}:test.")
+        data = load_data(family, split, data_dir=data_dir, resize=resize)
+        return ImageSource(name or f"{data.name} {split}", data.images, data.labels, data.name)
+    try:
+        path = find(source)
+    except CheckpointNotFoundError as missing:
+        if not Path(text).exists():
+            raise CheckpointNotFoundError(
+                f"{missing} Nor is it a file, a folder of images, or DATASET:SPLIT."
+            ) from None
+        found = load_images(source, data_dir=data_dir, resize=resize)
+        return ImageSource(name or found.name, found.images, found.labels)
+    if path.suffix != ".safetensors":  # `find` takes any file; what it holds decides
+        found = load_images(source, data_dir=data_dir, resize=resize)
+        return ImageSource(name or found.name, found.images, found.labels)
+    model = load(path, device=device)
+    called = path.parent.name if path.name == WEIGHTS else path.stem
+    return ModelSource(name or called or "checkpoint", model, read_checkpoint(path), batch_size, dict(knobs or {}))
+
+
+def dataset_of(sources: Sequence[Source]) -> str:
+    """The dataset to hold these against: that which they are of, else MNIST.
+
+    Raises `UsageError` where they are of several, or of one that has no name to find it by.
+    """
+    found = sorted({source.dataset for source in sources if source.dataset})
+    if len(found) > 1:
+        raise UsageError(f"These are of several datasets ({', '.join(found)}); name one with --data, or score apart.")
+    if found and not is_named(found[0]):
+        raise UsageError(f"These are of {found[0]}, a dataset of your own: name its path with --data.")
+    return found[0] if found else "mnist"
+
+
+def _tensors(images: Tensor, labels: Tensor | None, name: str) -> ImageSource:
+    if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (1, 28, 28):
+        raise UsageError(
+            f"{name}: images are {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}; a score takes "
+            "(n, 1, 28, 28) uint8, which `mnistgen.to_uint8` makes of floats in [-1, 1] by rounding."
+        )
+    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype != torch.int64):
+        raise UsageError(f"{name}: {len(images)} images need labels ({len(images)},) int64, not {tuple(labels.shape)}.")
+    return ImageSource(name, images.cpu(), None if labels is None else labels.cpu())

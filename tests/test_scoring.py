@@ -1,0 +1,490 @@
+"""Scores on images whose faults are known: each is seen by the number that is there for it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from command import mnistgen
+from PIL import Image
+from tiny import Duel, Tiny, TinyConfig, strokes
+from torch import Tensor
+
+import mnistgen as package
+from mnistgen import Dataset, fit, save
+from mnistgen.cli import main
+from mnistgen.data import load_data
+from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
+from mnistgen.evaluator import build_classifier
+from mnistgen.evaluator.weights import shipped_path
+from mnistgen.scoring import ImageSource, ModelSource, Panel, Score, Scorer, open_source, ranked, write_json
+from mnistgen.scoring.measure import measure
+from mnistgen.scoring.panel import EARLY, PENULTIMATE
+from mnistgen.scoring.reference import (
+    class_counts,
+    draw,
+    load_reference,
+    of_dataset,
+    read_reference,
+    reference_file,
+    write_reference,
+)
+from mnistgen.scoring.scale import blurred, compute_scale, noised
+from mnistgen.scoring.sources import dataset_of
+
+FID = "fid.A.penultimate"
+N = 1000
+
+
+def dataset(n: int, seed: int, split: str) -> Dataset:
+    images, labels = strokes(n, seed)
+    return Dataset(images, labels, 10, "strokes", split)
+
+
+@pytest.fixture(scope="module")
+def training() -> Dataset:
+    return dataset(2000, 1, "train")
+
+
+@pytest.fixture(scope="module")
+def panel(training: Dataset) -> Panel:
+    """A small network that knows the strokes, and one that knows nothing."""
+    model = build_classifier("lenet", seed=0)
+    *_, last = fit(model, training, steps=150, seed=0)
+    return Panel.of({"A": last.ema.eval(), "random": build_classifier("lenet", seed=1).eval()})
+
+
+@pytest.fixture(scope="module")
+def scorer(panel: Panel, training: Dataset) -> Scorer:
+    return Scorer("strokes", panel=panel, reference=of_dataset(panel, dataset(N, 2, "test")), training=training)
+
+
+@pytest.fixture(scope="module")
+def real(scorer: Scorer) -> Score:
+    """What other real images get."""
+    return scorer.score(strokes(N, 3), name="real")
+
+
+def score(scorer: Scorer, images: Tensor, labels: Tensor | None) -> Score:
+    return scorer.score((images, labels))
+
+
+def numbers(scorer: Scorer, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """The distances alone, of 900 images at most: too few for what takes long."""
+    return measure(scorer.panel.look(images[:900], labels[:900]), scorer.reference).numbers
+
+
+# What the numbers see.
+
+
+@pytest.mark.parametrize("view", [PENULTIMATE, EARLY])
+@pytest.mark.parametrize("spoil", [lambda x, s: noised(x, s), lambda x, s: blurred(x, 8 * s)])
+def test_fid_rises_with_noise_and_blur(scorer: Scorer, view: object, spoil: Callable[[Tensor, float], Tensor]) -> None:
+    images, labels = strokes(N, 3)
+    values = [numbers(scorer, spoil(images, s), labels)[f"fid.{view}"] for s in (0, 0.05, 0.1, 0.2)]
+    assert values == sorted(values)
+    assert values[-1] > 3 * values[0]
+
+
+def test_fid_rises_with_class_imbalance(scorer: Scorer) -> None:
+    images, labels = strokes(4 * N, 3)
+    values = []
+    for extra in (0, 200, 400, 800):  # that many more of class 0 in place of the others
+        rest = (810 - extra) // 9
+        counts = [900 - 9 * rest, *[rest] * 9]
+        chosen = draw(labels.repeat(3), counts, seed=0) % len(images)
+        values.append(numbers(scorer, images[chosen], labels[chosen])[FID])
+    assert values == sorted(values)
+    assert values[-1] > 3 * values[0]
+
+
+def test_a_copy_of_the_training_set_is_caught(scorer: Scorer, training: Dataset, real: Score) -> None:
+    copies = scorer.score(training.subset(torch.arange(N)), name="copies")
+    assert copies.numbers["authentic"] == 0
+    assert copies.numbers["closer"] == 1
+    assert copies.numbers["copying"] < -8  # the least that 50 against 50 a class can give is -8.6
+    spread = copies.details["memorisation"]["copying"]["control_spread"]
+    assert abs(real.numbers["copying"]) < 5 * spread
+    assert abs(real.numbers["closer"] - 0.5) < 0.05
+    assert abs(real.numbers["authentic"] - real.numbers["authentic_real"]) < 0.05
+    assert copies.strip is not None
+    assert torch.equal(copies.strip[:10], copies.strip[10:])  # each beside itself
+    assert real.strip is not None
+    assert not torch.equal(real.strip[:10], real.strip[10:])
+
+
+def test_swapped_labels_are_caught(scorer: Scorer, real: Score) -> None:
+    images, labels = strokes(N, 3)
+    swapped = labels.clone()
+    swapped[labels == 3], swapped[labels == 8] = 8, 3
+    result = score(scorer, images, swapped)
+    assert result.numbers["label_agreement"] < real.numbers["label_agreement"] - 0.18
+    assert {alarm["label"] for alarm in result.details["labels"]["alarms"]} == {3, 8}
+    assert sum("confused" in note for note in result.notes) == 2
+    classes, before = result.details["per_class_fid"]["classes"], real.details["per_class_fid"]["classes"]
+    worse = {label for label in classes if classes[label] > 5 * before[label]}
+    assert worse == {"3", "8"}
+    assert result.numbers[FID] == real.numbers[FID]  # which knows no labels
+
+
+def test_a_missing_digit_is_said(scorer: Scorer) -> None:
+    images, labels = strokes(N, 3)
+    images[labels == 4] = images[labels == 5]
+    result = score(scorer, images, labels)
+    assert any("Class 4 is missing" in note for note in result.notes)
+
+
+def test_the_same_to_the_last_digit(scorer: Scorer, real: Score) -> None:
+    again = scorer.score(strokes(N, 3), name="real")
+    assert again.numbers == real.numbers
+    assert again.details == real.details
+    assert again.protocol_line == real.protocol_line
+
+
+def test_real_images_have_no_distance_to_themselves_and_still_no_perfect_recall(scorer: Scorer, real: Score) -> None:
+    images = scorer.reference.images
+    assert images is not None
+    itself = score(scorer, images, scorer.reference.labels)
+    for view in (PENULTIMATE, EARLY):
+        assert abs(itself.numbers[f"fid.{view}"]) < 1e-5 * real.numbers[f"fid.{view}"]  # rounding
+    # two samples of one distribution: the balls leave gaps
+    assert 0.5 < real.numbers["recall.A.penultimate"] < 0.99
+    assert 0.5 < real.numbers["precision.A.penultimate"] < 0.99
+
+
+def test_the_scale_has_the_floor_at_its_bottom(scorer: Scorer, training: Dataset) -> None:
+    scale = compute_scale(scorer.panel, scorer.reference, training, 500, draws=3)
+    assert set(scale) == {"floor", "noised", "blurred", "one class", "uniform noise"}
+    best = scale["floor"]
+    assert best["draws"] == 3
+    for name in (FID, "fid.A.early", "fid.random.penultimate", "class_fid.worst"):
+        assert best["spread"][name] > 0
+        for row in scale:
+            assert row == "floor" or scale[row]["mean"][name] > 2 * best["mean"][name]
+    # the network has been trained on the training images, so agreement is that of the reference
+    seen = scorer.panel.look(scorer.reference.images).probabilities
+    share = float((seen.argmax(1) == scorer.reference.labels).double().mean())
+    assert best["mean"]["label_agreement"] == share
+    assert scale["one class"]["mean"]["label_agreement"] < 0.2
+
+
+def test_a_score_stands_beside_the_floor(scorer: Scorer, real: Score) -> None:
+    assert set(real.scale) == {"floor"}  # nothing ships for these images; training images are at hand
+    assert real.floors == pytest.approx(real.fid / real.scale["floor"]["mean"][FID])
+    assert 0.2 < real.floors < 5
+    bare = Scorer("strokes", panel=scorer.panel, reference=scorer.reference)
+    alone = bare.score(strokes(N, 3))
+    assert alone.scale == {}
+    assert alone.floors is None
+    assert "floor" in alone.not_measured
+    assert "training images are not given" in alone.not_measured["memorisation"]
+    assert alone.numbers == {name: x for name, x in real.numbers.items() if name in alone.numbers}
+
+
+# What is drawn.
+
+
+def test_class_counts_keep_proportions() -> None:
+    labels = torch.tensor([0] * 5 + [1] * 3 + [2] * 2)
+    assert class_counts(labels, 10) == [5, 3, 2]
+    assert class_counts(labels, 7) == [4, 2, 1]  # 3.5, 2.1, 1.4
+    assert sum(class_counts(labels, 1001)) == 1001
+
+
+def test_part_of_the_reference_is_no_first_part(scorer: Scorer) -> None:
+    part = scorer.reference.take(200)
+    assert torch.bincount(part.labels).tolist() == [20] * 10
+    assert part.images is not None
+    assert scorer.reference.images is not None
+    whole = scorer.reference.images.flatten(1)
+    places = [int((whole == image).all(1).nonzero()[0]) for image in part.images.flatten(1)]
+    assert len(set(places)) == 200
+    assert 400 < sum(places) / 200 < 600  # all over the file
+    assert torch.equal(part.seen.features[EARLY], scorer.reference.seen.features[EARLY][places])
+    again = scorer.reference.take(200)
+    assert torch.equal(again.labels, part.labels)
+
+
+def test_drawing_more_than_there_is() -> None:
+    with pytest.raises(DataError, match="There are 5 images of class 1, and 6 are needed"):
+        draw(torch.tensor([0, 1] * 5), [5, 6], seed=0)
+
+
+def test_a_model_is_asked_for_the_class_counts_of_the_reference(scorer: Scorer) -> None:
+    source = open_source(Tiny(TinyConfig(), 10), name="tiny")
+    drawn = source.draw(300, torch.tensor([0] * 5 + list(range(1, 10))), seed=0)
+    assert drawn.labels is not None
+    assert torch.bincount(drawn.labels).tolist()[:2] == [107, 22]
+    assert drawn.images.shape == (300, 1, 28, 28)
+    assert torch.equal(drawn.images, source.draw(300, torch.tensor([0] * 5 + list(range(1, 10))), seed=0).images)
+    assert drawn.counts == "as in the reference"
+
+
+def test_an_unconditional_model_has_no_labels(scorer: Scorer) -> None:
+    result = scorer.score(Duel(TinyConfig(), 10), n=200, name="duel")
+    assert result.labels is None
+    assert "label_agreement" not in result.numbers
+    assert "no labels" in result.not_measured["label agreement"]
+    assert "no labels" in result.not_measured["per-class FID"]
+    assert "mean_confidence" in result.numbers
+    assert "KID" in result.not_measured  # 200 are too few for it
+    assert "at least 1000" in result.not_measured["KID"]
+    assert result.picture().shape == (300, 300)
+
+
+def test_more_images_than_asked_for_are_drawn_by_class(scorer: Scorer) -> None:
+    images, labels = strokes(2 * N, 3)
+    source = open_source((images, labels))
+    drawn = source.draw(500, scorer.reference.labels, seed=0)
+    assert drawn.labels is not None
+    assert torch.bincount(drawn.labels).tolist() == [50] * 10
+    assert drawn.counts == "as in the reference"
+    few = labels % 2  # no class from 2 on
+    drawn = open_source((images, few)).draw(500, scorer.reference.labels, seed=0)
+    assert drawn.counts == "a random part of the source's"
+    assert drawn.labels is not None
+    assert len(drawn.labels) == 500
+
+
+def test_other_class_counts_are_said(scorer: Scorer) -> None:
+    images, labels = strokes(N, 3)
+    keep = labels != 4
+    assert any("Class counts" in note for note in score(scorer, images[keep], labels[keep]).notes)
+
+
+# What is refused.
+
+
+def test_wrong_input(scorer: Scorer) -> None:
+    images, labels = strokes(N, 3)
+    with pytest.raises(UsageError, match="too few images to score, 99"):
+        score(scorer, images[:99], labels[:99])
+    with pytest.raises(UsageError, match="no images to score"):
+        score(scorer, images[:0], labels[:0])
+    with pytest.raises(UsageError, match="to_uint8"):
+        score(scorer, images.float() / 255, labels)
+    with pytest.raises(UsageError, match=r"\(1000, 1, 14, 14\)"):
+        score(scorer, images[:, :, ::2, ::2], labels)
+    with pytest.raises(UsageError, match="label 12, and the evaluator knows 0 to 9"):
+        score(scorer, images, labels + 3)
+    with pytest.raises(UsageError, match="draws 4 classes, and the evaluator knows 10"):
+        scorer.score(Tiny(TinyConfig(), 4))
+    with pytest.raises(UsageError, match="another dataset"):
+        of_dataset(scorer.panel, Dataset(images, labels, 12, "other", "test"))
+
+
+def test_sources_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointNotFoundError, match="DATASET:SPLIT"):
+        open_source("nothing-there")
+    with pytest.raises(UsageError, match="mnist:train or mnist:test"):
+        open_source("mnist")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        open_source(tmp_path / "empty")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(DataError, match=r"broken\.npz"):
+        open_source("broken.npz")
+
+
+def test_the_dataset_to_hold_sources_against() -> None:
+    images, labels = strokes(10)
+    digits, clothes, own, none = (ImageSource("x", images, labels, name) for name in ("mnist", "fashion", "mine", ""))
+    assert dataset_of([none]) == "mnist"
+    assert dataset_of([clothes, none, clothes]) == "fashion"
+    with pytest.raises(UsageError, match=r"several datasets \(fashion, mnist\)"):
+        dataset_of([digits, clothes])
+    with pytest.raises(UsageError, match="of mine, a dataset of your own: name its path with --data"):
+        dataset_of([own])
+
+
+def test_sources_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, _ = strokes(40)
+    folder = tmp_path / "loose"
+    folder.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image[0].numpy()).save(folder / f"{i:03}.png")
+    loose = open_source("loose")
+    assert isinstance(loose, ImageSource)
+    assert loose.labels is None
+    assert torch.equal(loose.images, images)  # as they are, to the last grey level
+    save(tmp_path / "checkpoints/mine", Tiny(TinyConfig(), 10), dataset=dataset(40, 0, "train"))
+    monkeypatch.setattr("mnistgen.scoring.sources.load", lambda path, device: Tiny(TinyConfig(), 10))
+    model = open_source("mine")
+    assert isinstance(model, ModelSource)
+    assert (model.name, model.dataset) == ("mine", "strokes")
+
+
+# What is written and shipped.
+
+
+def test_json_holds_everything_best_first(scorer: Scorer, real: Score, tmp_path: Path) -> None:
+    images, labels = strokes(N, 3)
+    worse = scorer.score((noised(images), labels), name="worse")
+    assert [x.name for x in ranked([worse, real])] == ["real", "worse"]
+    write_json(tmp_path / "scores.json", [worse, real])
+    first, second = json.loads((tmp_path / "scores.json").read_text())
+    assert (first["name"], second["name"]) == ("real", "worse")
+    assert first["numbers"] == real.numbers
+    assert first["protocol"]["evaluators"] == dict(scorer.panel.hashes)
+    assert first["times_floor"][FID] == real.floors
+    assert first["protocol"]["n"] == N
+
+
+def test_reference_features_come_back(panel: Panel, tmp_path: Path) -> None:
+    data = dataset(N, 2, "test")
+    written = write_reference(tmp_path, panel, data)
+    assert {path.name for path in written} == {
+        "reference-strokes-test-a.safetensors",
+        "reference-strokes-test-random.safetensors",
+    }
+    back, there = read_reference(tmp_path, panel, "strokes", "test"), of_dataset(panel, data)
+    assert back is not None
+    assert back.hash == data.hash
+    assert torch.equal(back.labels, data.labels)
+    for view, features in there.seen.features.items():
+        assert torch.equal(back.seen.features[view], features)
+    other = Panel.of({**panel.networks, "A": build_classifier("lenet", seed=7).eval()})
+    assert read_reference(tmp_path, other, "strokes", "test") is None  # features of other weights are no reference
+    path = reference_file(tmp_path, "strokes", "test", "A")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match="damaged"):
+        read_reference(tmp_path, panel, "strokes", "test")
+
+
+def test_with_and_without_the_dataset_the_numbers_are_the_same(panel: Panel, tmp_path: Path) -> None:
+    data = dataset(N, 2, "test")
+    write_reference(tmp_path, panel, data)
+    shipped = read_reference(tmp_path, panel, "strokes", "test")
+    assert shipped is not None
+    one = Scorer("strokes", panel=panel, reference=shipped).score(strokes(N, 3))
+    two = Scorer("strokes", panel=panel, reference=of_dataset(panel, data)).score(strokes(N, 3))
+    assert one.numbers == two.numbers
+
+
+# The shipped evaluators.
+
+shipped = pytest.mark.skipif(not shipped_path("A").is_file(), reason="the evaluators are not shipped in this tree")
+
+
+@shipped
+def test_score_offline_in_an_empty_folder(tmp_path: Path) -> None:
+    empty = tmp_path / "no-data"
+    empty.mkdir()
+    text = mnistgen(tmp_path, "score", "vae-mnist", "--n", "1000", "--json", "s.json", MNISTGEN_DATA=str(empty))
+    assert "label agreement" in text
+    assert "not measured: memorisation: it needs the training images. MNIST is not in" in text
+    assert "protocol" in text
+    (result,) = json.loads((tmp_path / "s.json").read_text())
+    assert set(result["scale"]) == {"floor", "noised", "blurred", "one class", "uniform noise"}
+    assert result["scale"]["floor"]["mean"][FID] < result["numbers"][FID] < result["scale"]["noised"]["mean"][FID]
+    assert (tmp_path / "samples/score-vae-mnist/grid.png").is_file()
+
+
+@shipped
+def test_several_sources_make_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MNISTGEN_DATA", str(tmp_path))
+    assert main(["sample", "vae-mnist", "--count", "300", "--out", "few.npz"]) == 0
+    assert main(["score", "few.npz", "vae-mnist", "--n", "300", "--quiet"]) == 0
+    text = capsys.readouterr().out
+    table = text[text.index("source") :].splitlines()
+    assert table[0].split()[:4] == ["source", "/", "floor", "FID"]
+    assert {line.split()[0] for line in table[1:3]} == {"few-npz", "vae-mnist"}
+    assert float(table[1].split()[1]) <= float(table[2].split()[1])
+    assert "few-npz: not measured: memorisation" in text
+    assert (tmp_path / "samples/score-few-npz/grid.png").is_file()
+
+
+@shipped
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vae-mnist", "--knob", "temprature=1"], "Did you mean 'temperature'"),
+        (["vae-mnist", "--knob", "temperature"], "NAME=VALUE"),
+        (["vae-mnist", "--knob", "temperature=warm"], "it is a number"),
+        (["digits.npz", "--knob", "temperature=1"], "There is no checkpoint 'digits.npz'"),
+        (["vae-mnist", "--n", "50"], "too few images"),
+        (["vae-mnist", "--n", "0"], "at least 1"),
+        (["vae-mnist", "--features", "incepton"], "Did you mean 'inception'"),
+        (["vae-mnist", "--data", "fashion"], "no evaluator A for fashion"),
+        (["vae-mnist", "--two-sample"], "images of mnist are not on disk"),
+        (["vae-mnist", "--features", "inception"], "--inception-weights"),
+        (["vae-mnsit"], "Did you mean 'vae-mnist'"),
+    ],
+)
+def test_wrong_requests(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MNISTGEN_DATA", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert main(["score", *arguments]) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def judge(mnist: Dataset) -> Scorer:
+    return Scorer("mnist", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def some(mnist: Dataset) -> Dataset:
+    return mnist.subset(draw(mnist.labels, [100] * 10, seed=0))
+
+
+@shipped
+class TestOnRealDigits:
+    """The sanity of the shipped evaluators; 1,000 real images a side."""
+
+    def test_what_ships_is_what_the_dataset_gives(self, judge: Scorer) -> None:
+        data = load_data("mnist", "test", download=False)
+        assert judge.reference.hash == data.hash
+        some = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:200]
+        fresh = judge.panel.look(data.images[some])
+        for view, features in judge.reference.seen.features.items():
+            torch.testing.assert_close(fresh.features[view], features[some], rtol=2e-3, atol=1e-3)
+        assert torch.equal(judge.reference.labels, data.labels)
+        assert set(judge.scales) == {1000, 5000, 10000}
+
+    def test_fid_rises_with_noise_and_blur(self, judge: Scorer, some: Dataset) -> None:
+        for spoil in (lambda s: noised(some.images, s), lambda s: blurred(some.images, 8 * s)):
+            found = [numbers(judge, spoil(s), some.labels) for s in (0, 0.05, 0.1, 0.2)]
+            for name in (FID, "fid.A.early", "fid.B.penultimate", "class_fid.mean"):
+                values = [x[name] for x in found]
+                assert values == sorted(values), name
+
+    def test_swapped_labels(self, judge: Scorer, some: Dataset) -> None:
+        labels = some.labels.clone()
+        labels[some.labels == 4], labels[some.labels == 9] = 9, 4
+        plain, swapped = judge.score(some), judge.score((some.images, labels))
+        assert plain.numbers["label_agreement"] > 0.99
+        assert swapped.numbers["label_agreement"] < 0.81
+        assert swapped.details["per_class_fid"]["worst_class"] in (4, 9)
+        assert {alarm["label"] for alarm in swapped.details["labels"]["alarms"]} == {4, 9}
+
+    def test_copies(self, judge: Scorer, mnist: Dataset) -> None:
+        chosen = draw(mnist.labels, class_counts(mnist.labels, 10_000), seed=0)  # those that copies are looked for in
+        copies = judge.score(mnist.subset(chosen[:1000]))
+        assert copies.numbers["authentic"] == 0
+        assert copies.numbers["authentic_real"] > 0.5
+        assert copies.numbers["copying"] < -8  # nearly the least that fifty against fifty a class can give
+
+
+def test_the_library_call(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnistgen.scoring.scorer.Scorer", lambda *args, **options: scorer)
+    assert package.score(strokes(N, 3), data="strokes", name="mine").name == "mine"
+
+
+def test_references_that_cannot_be_had(panel: Panel, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="downloading is off"):
+        load_reference(panel, "kmnist", data_dir=tmp_path)
