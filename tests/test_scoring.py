@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from command import mnistgen
@@ -301,7 +302,7 @@ def test_the_dataset_to_hold_sources_against() -> None:
 
 def test_sources_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    images, _ = strokes(40)
+    images, labels = strokes(40)
     folder = tmp_path / "loose"
     folder.mkdir()
     for i, image in enumerate(images):
@@ -310,6 +311,12 @@ def test_sources_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(loose, ImageSource)
     assert loose.labels is None
     assert torch.equal(loose.images, images)  # as they are, to the last grey level
+    numpy.savez("parts.npz", x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
+    with pytest.raises(UsageError, match="'train' and 'test'"):
+        open_source("parts.npz")
+    part = open_source("parts.npz:test")
+    assert isinstance(part, ImageSource)
+    assert (len(part.images), part.name) == (9, "parts-npz-test")
     save(tmp_path / "checkpoints/mine", Tiny(TinyConfig(), 10), dataset=dataset(40, 0, "train"))
     monkeypatch.setattr("mnistgen.scoring.sources.load", lambda path, device: Tiny(TinyConfig(), 10))
     model = open_source("mine")

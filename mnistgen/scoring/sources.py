@@ -142,7 +142,8 @@ def open_source(
     knobs: dict[str, Any] | None = None,
 ) -> Source:
     """Whatever holds or draws images: a checkpoint (name, folder or file), a split of a dataset ("mnist:train"), a
-    folder of images, an NPZ, CSV or IDX file, a model, a `Dataset`, or (images, labels or None).
+    folder of images, an NPZ, CSV or IDX file (with :SPLIT where it has several), a model, a `Dataset`, or (images,
+    labels or None).
 
     Raises `CheckpointError`, `DataError` or `UsageError` where it is none of them.
     """
@@ -151,17 +152,20 @@ def open_source(
     if isinstance(source, GenerativeModel):
         return ModelSource(name or type(source).__name__, source.to(device), None, batch_size, dict(knobs or {}))
     if isinstance(source, Dataset):
-        return ImageSource(name or f"{source.name} {source.split}", source.images, source.labels, source.name)
+        return ImageSource(name or f"{source.name}-{source.split}", source.images, source.labels, source.name)
     if isinstance(source, tuple):
         images, labels = source
         return _tensors(images, labels, name or "images")
     text = str(source)
-    family, _, split = text.partition(":")
-    if is_named(family) and not Path(text).exists():
-        if not split:
+    place, colon, split = text.rpartition(":")
+    if not Path(text).exists() and is_named(place if colon else text):
+        if not colon:
             raise UsageError(f"{text} is a dataset; say which part is to be scored: {text}:train or {text}:test.")
-        data = load_data(family, split, data_dir=data_dir, resize=resize)
-        return ImageSource(name or f"{data.name} {split}", data.images, data.labels, data.name)
+        data = load_data(place, split, data_dir=data_dir, resize=resize)
+        return ImageSource(name or f"{data.name}-{split}", data.images, data.labels, data.name)
+    if colon and not Path(text).exists() and Path(place).exists():
+        found = load_images(place, split=split, data_dir=data_dir, resize=resize)
+        return ImageSource(name or f"{found.name}-{split}", found.images, found.labels)
     try:
         path = find(source)
     except CheckpointNotFoundError as missing:
