@@ -215,7 +215,7 @@ def _print_one(score: Score, options: ScoreOptions) -> None:
         console.print(
             f"copies      a sample is nearer to {memory['training_images']} training images than a real image is in "
             f"{memory['closer']:.0%} of pairs (50% if alike); C_T {copying['statistic']:.1f} (real images "
-            f"{copying['control']:.1f} ± {copying['control_spread']:.1f}; far below: copies)",
+            f"{copying['control']:.1f} ± {copying['control_spread']:.1f}; far below: copies, or averages)",
             markup=False,
         )
     for note in score.notes:

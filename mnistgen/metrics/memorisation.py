@@ -19,7 +19,8 @@ QUANTILES = (0.01, 0.1, 0.5, 0.9)
 
 
 class CopyingTest(NamedTuple):
-    """C_T: about 0 where samples are as far from the training set as real images are, far below 0 where closer."""
+    """C_T: about 0 where samples are as far from the training set as real images are, far below 0 where closer: copies,
+    or images so smooth that they lie between many, as those of a VAE do."""
 
     statistic: float  # samples against held-out images, mean over the splits
     control: float  # held-out images against held-out images, at the same counts
