@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 from rich.table import Table
 
+from mnistgen.checkpoint import checkpoint_names
 from mnistgen.cli.arguments import Common, parse
 from mnistgen.console import Display, duration, out, show
 from mnistgen.errors import UsageError, suggestion
@@ -24,22 +25,24 @@ from mnistgen.training import resolve_device
 class ScoreOptions(Common):
     """Score images against real ones, each number beside the best and the worst possible value."""
 
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """What to score: a checkpoint (name, folder or file), a folder of images, an NPZ, or DATASET:SPLIT."""
+    sources: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE ...", help_behavior_hint="")
+    ] = ()
+    """What to score: checkpoints (name, folder or file), folders of images, NPZ files, or DATASET:SPLIT."""
     data: str = ""
     """The dataset to hold it against; default: that which the checkpoint was trained on, else mnist."""
     split: str = "test"
     """Which part of that dataset."""
     n: int = N
     """Images to draw, or to take of those there are; only equal numbers compare."""
-    knob: tuple[str, ...] = ()
-    """Sampling knobs of the models, NAME=VALUE, such as temperature=0.9."""
+    knob: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """A sampling knob of the models, such as temperature=0.9; once for each."""
     two_sample: bool = False
     """Also train a small CNN to tell the samples from real images (four trainings)."""
     cas: bool = False
     """Also train a classifier on the samples alone and test it on real images (two trainings)."""
-    features: tuple[str, ...] = ()
-    """Other features for an FID beside: inception, the literature's, which takes minutes without a GPU."""
+    features: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """Other features for an FID beside: inception, the literature's, which takes half an hour without a GPU."""
     inception_weights: Path | None = None
     """File of torch-fidelity's Inception weights; default: where torch-fidelity keeps them."""
     training_images: int = TRAINING_IMAGES
@@ -112,11 +115,10 @@ LINES = (
 
 
 def run(arguments: list[str], prog: str) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        parse(ScoreOptions, arguments or ["--help"], prog=prog, examples=EXAMPLES)
     options = parse(ScoreOptions, arguments, prog=prog, examples=EXAMPLES)
     if not options.sources:
-        raise UsageError(f"Name what is to be scored: {prog} SOURCE ...")
+        names = ", ".join(checkpoint_names())
+        raise UsageError(f"Name what is to be scored: {prog} SOURCE ... There is {names}; images on disk will do, too.")
     device = resolve_device(options.device)
     sources = [
         open_source(
@@ -195,7 +197,7 @@ def _score(scorer: Scorer, source: Source, options: ScoreOptions) -> Score:
             inception="inception" in options.features,
             inception_weights=options.inception_weights,
             training_images=options.training_images,
-            progress=lambda what, done: display.update(done, what),
+            progress=lambda what, done: display.update(done, what, last=done >= 1),
         )
 
 
