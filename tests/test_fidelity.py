@@ -23,7 +23,6 @@ from mnistgen.data import Dataset, import_torchvision, load_data, to_float
 from mnistgen.errors import DataError, UsageError
 from mnistgen.evaluator import build_classifier, evaluator_hash, extract, load_evaluator
 from mnistgen.evaluator.networks import Classifier
-from mnistgen.evaluator.weights import shipped_path
 from mnistgen.scoring.fidelity import fidelity, inception_fid, register
 
 MODULE = importlib.import_module("mnistgen.scoring.fidelity")
@@ -131,8 +130,6 @@ def test_what_is_asked_for_arrives(model: Classifier, samples: Tensor, reference
 
 
 def test_with_the_shipped_evaluator_on_real_digits(mnist: Dataset) -> None:
-    if not shipped_path("A").is_file():
-        pytest.skip("the evaluators' weights are not in the package")
     evaluator = load_evaluator("A")
     generator = torch.Generator().manual_seed(0)
     sets = [data.images[torch.randperm(len(data), generator=generator)[:2000]] for data in (mnist, _test_digits())]

@@ -18,7 +18,6 @@ from mnistgen.cli import main
 from mnistgen.data import load_data
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
 from mnistgen.evaluator import build_classifier
-from mnistgen.evaluator.weights import shipped_path
 from mnistgen.scoring import ImageSource, ModelSource, Panel, Score, Scorer, open_source, ranked, write_json
 from mnistgen.scoring.measure import measure
 from mnistgen.scoring.panel import EARLY, PENULTIMATE
@@ -373,10 +372,7 @@ def test_with_and_without_the_dataset_the_numbers_are_the_same(panel: Panel, tmp
 
 # The shipped evaluators.
 
-shipped = pytest.mark.skipif(not shipped_path("A").is_file(), reason="the evaluators are not shipped in this tree")
 
-
-@shipped
 def test_score_offline_in_an_empty_folder(tmp_path: Path) -> None:
     empty = tmp_path / "no-data"
     empty.mkdir()
@@ -390,7 +386,6 @@ def test_score_offline_in_an_empty_folder(tmp_path: Path) -> None:
     assert (tmp_path / "samples/score-vae-mnist/grid.png").is_file()
 
 
-@shipped
 def test_several_sources_make_a_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,7 +402,6 @@ def test_several_sources_make_a_table(
     assert (tmp_path / "samples/score-few-npz/grid.png").is_file()
 
 
-@shipped
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -450,7 +444,6 @@ def some(mnist: Dataset) -> Dataset:
     return mnist.subset(draw(mnist.labels, [100] * 10, seed=0))
 
 
-@shipped
 class TestOnRealDigits:
     """The sanity of the shipped evaluators; 1,000 real images a side."""
 
