@@ -6,6 +6,8 @@ rounding, and its expectation falls as n grows: equal n or no comparison.
 """
 
 import importlib
+import math
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +78,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     import_torchvision()  # torch-fidelity imports it
     module = importlib.import_module("torch_fidelity.metric_fid")
     both = [{"mu": x.mean.numpy(), "sigma": x.covariance.numpy()} for x in (a, b)]
-    return float(module.fid_statistics_to_metric(*both, verbose=False)[module.KEY_METRIC_FID])
+    distance = float(module.fid_statistics_to_metric(*both, verbose=False)[module.KEY_METRIC_FID])
+    return _without_rounding_noise(distance, float((a.mean - b.mean).square().sum() + _trace(a) + _trace(b)))
 
 
 def relative_frechet_distance(samples: Moments, reference: Moments) -> float:
@@ -87,7 +90,7 @@ def relative_frechet_distance(samples: Moments, reference: Moments) -> float:
     trace = float(reference.covariance.trace())
     if trace <= 1e-20 * float(reference.mean @ reference.mean):  # rounding
         raise DataError("FID over the trace: the features of the real images do not vary.")
-    return frechet_distance(samples, reference) / trace
+    return _without_rounding_noise(frechet_distance(samples, reference) / trace, 1.0)
 
 
 def fid(samples: Tensor, reference: Tensor) -> float:
@@ -137,6 +140,18 @@ def fid_infinity(samples: Tensor, reference: Tensor, *, seed: int = 0) -> float:
     for size in sizes.tolist():
         ours, real = (x[torch.randperm(len(x), generator=generator)[:size]] for x in (samples, reference))
         distances.append(frechet_distance(moments(ours), moments(real)))
-    line = torch.stack([torch.ones(INFINITY_POINTS, dtype=torch.float64), 1 / sizes.double()], 1)
-    values = torch.tensor(distances, dtype=torch.float64)[:, None]
-    return float(torch.linalg.lstsq(line, values).solution[0, 0])
+    _, intercept = statistics.linear_regression([1 / size for size in sizes.tolist()], distances)
+    return _without_rounding_noise(intercept, max(map(abs, distances)))
+
+
+def _trace(x: Moments) -> Tensor:
+    return x.covariance.trace()
+
+
+def _without_rounding_noise(value: float, scale: float) -> float:
+    """The value to eleven digits of `scale`, the largest of the terms that it is a difference of.
+
+    What lies beyond is rounding, and threads and the places of arrays in memory decide it: it would differ from one
+    call to the next.
+    """
+    return round(value, 10 - math.floor(math.log10(scale))) if scale > 0 and math.isfinite(value) else value
