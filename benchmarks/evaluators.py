@@ -5,7 +5,7 @@
     python benchmarks/evaluators.py --smoke             a few steps each, to see that it works
 
 Every run is `mnistgen evaluator train` with its defaults, into a folder of its own; a finished run is not repeated,
-and an interrupted one goes on. Recipes are fixed in advance, and each trained network sees the test images once. A is
+and an interrupted one goes on. Recipes are chosen by held-out training images, and nothing here is by test images. A is
 seed 0 of its recipe and B is seed 1 of its own, whatever their test accuracies are; `--ship FOLDER` copies the two
 there, and beside them an untrained network whose normalisation has seen training images.
 """

@@ -1,6 +1,6 @@
 """The scale that every score stands beside: the floor, and what spoilt images get, for each layer and evaluator.
 
-    python benchmarks/scale.py                             print the table; about 15 minutes on two cores
+    python benchmarks/scale.py                             print the table; minutes
     python benchmarks/scale.py --ship mnistgen/weights     and write it there, with the reference features
 
 The floor is n random training images against n test images, with the test images' class counts: its mean and standard

@@ -1,7 +1,7 @@
 """How long a score takes, part by part, beside torch-fidelity's Inception FID of as many images in the same run.
 
-    python benchmarks/scoring_speed.py                 10,000 images, on idle cores; about 15 minutes
-    python benchmarks/scoring_speed.py --n 1000
+    python benchmarks/scoring_speed.py                        10,000 images, on idle cores; over half an hour
+    python benchmarks/scoring_speed.py --inception-n 1000     Inception's time scaled from 1,000; four minutes
 
 Scored are images that are given (real training images), in a process of its own, from the command line to the last
 line that it prints. torch-fidelity's network gets random weights, which take as long as any, and its own FID of the
