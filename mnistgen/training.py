@@ -189,8 +189,8 @@ def fit(
 
     while run.progress < 1:
         progress = run.step / total if total is not None else clock.read() / _not_none(budget)
-        if progress >= 1:
-            break  # a resumed run whose budget was spent
+        # A budget that runs out between two steps leaves one to take, or nobody would be told that it was the last.
+        progress = min(progress, 1.0)
         lr = _schedule(config.schedule, progress, run.step + 1, config.warmup_steps)
         rows = share.rows(order.batch(run.step)).to(where)
         x = to_float(images.index_select(0, rows)).contiguous(memory_format=torch.channels_last)
@@ -288,7 +288,7 @@ def _not_none(value: float | None) -> float:
 
 
 def _schedule(kind: str, progress: float, step: int, warmup_steps: int) -> float:
-    """The factor on the peak learning rate in `step` (from 1), `progress` in [0, 1) of the run being done."""
+    """The factor on the peak learning rate in `step` (from 1), `progress` in [0, 1] of the run being done."""
     warmup = max(step / warmup_steps if warmup_steps else 1.0, progress / WARMUP_SHARE)
     decay = {"cosine": (1 + math.cos(math.pi * progress)) / 2, "linear": 1 - progress, "constant": 1.0}[kind]
     return min(1.0, warmup) * decay

@@ -96,6 +96,20 @@ def test_the_schedule_fits_a_budget() -> None:
     assert steps[-1].lr < 0.05 < max(step.lr for step in steps)
 
 
+def test_a_budget_that_runs_out_between_two_steps_still_has_a_last_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    run = fit(make(), blobs(), budget=10, precision="fp32")
+    first = next(run)
+    now = 11.0  # a caller that saves, or draws pictures
+    rest = list(run)
+    assert not first.last
+    assert [step.last for step in rest] == [True]
+    assert rest[0].lr == 0
+
+
 @pytest.mark.parametrize("interrupted_at", [1, 7, 24])
 def test_resuming_is_exact(interrupted_at: int) -> None:
     train, validation = train_validation_split(blobs(60), 20)
