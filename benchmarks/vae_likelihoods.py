@@ -16,10 +16,11 @@ from collections import deque
 
 import torch
 import torch.nn.functional as F
-from mnistgen_plugins.vae.vae import LIKELIHOODS, VAE, VAEConfig
+from mnistgen_plugins.vae.vae import VAE, VAEConfig
 from torch import Tensor, nn
 
 from mnistgen import Dataset, GenerativeModel, Noise, fit, load_data, to_float, to_uint8, train_validation_split
+from mnistgen.nn import LIKELIHOODS
 
 CHUNK = 500
 

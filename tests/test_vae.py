@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from mnistgen_plugins.vae.vae import LIKELIHOODS, VAE, CouplingFlow, VAEConfig, log_normal
+from mnistgen_plugins.vae.vae import VAE, CouplingFlow, VAEConfig, log_normal
 from torch import Tensor
 from torch.distributions import ContinuousBernoulli, Independent, Normal, kl_divergence
 
 from mnistgen import Noise, UsageError, to_float
+from mnistgen.nn import LIKELIHOODS
 
 SMALL = {"width": 8, "latent_dim": 4, "prior_layers": 2}
 

@@ -36,22 +36,17 @@ times the floor, and 23.2 times in the earlier layer; label agreement 98.54 %, o
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from mnistgen import BaseConfig, GenerativeModel, HasLatents, HasLikelihood, Loss, Noise, UsageError
-from mnistgen.nn import ClassEmbedding, ResidualBlock
+from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ImageDecoder, ImageEncoder
 
 CLASS_DIM = 64  # of the class embedding
-CODE_DIM = 128  # of the vector, made of z and y, that steers the decoder
-GREY_LEVELS = 32  # of the categorical likelihood
 
 
 @dataclass(frozen=True)
@@ -112,9 +107,9 @@ class VAE(GenerativeModel, HasLikelihood, HasLatents):
         self.pixels = LIKELIHOODS[config.likelihood]()
         self.likelihood_of = self.pixels.of
         self.embedding = ClassEmbedding(num_classes, CLASS_DIM)
-        self.encoder = Encoder(config.latent_dim, config.width)
+        self.encoder = ImageEncoder(config.latent_dim, config.width, CLASS_DIM)
         self.prior = CouplingFlow(config.latent_dim, CLASS_DIM, config.prior_layers)
-        self.decoder = Decoder(config.latent_dim, config.width, config.blocks, self.pixels.channels)
+        self.decoder = ImageDecoder(config.latent_dim, config.width, config.blocks, self.pixels.channels, CLASS_DIM)
         self.register_buffer("kl_steps", torch.zeros((), dtype=torch.int64))
 
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
@@ -172,62 +167,6 @@ class VAE(GenerativeModel, HasLikelihood, HasLatents):
         return torch.stack(draws).logsumexp(0) - math.log(importance_samples)
 
 
-class Encoder(nn.Module):
-    """The mean and log standard deviation of q(z | x, y): two strided convolutions and a linear layer.
-
-    The decoder gets most of the time: a residual block at each size made a step a third longer and, in the same
-    time, the samples no better.
-    """
-
-    def __init__(self, latent_dim: int, width: int) -> None:
-        super().__init__()
-        self.convs = nn.Sequential(
-            nn.Conv2d(1, width, 4, stride=2, padding=1),  # (b, width, 14, 14)
-            nn.SiLU(),
-            nn.Conv2d(width, 3 * width, 4, stride=2, padding=1),  # (b, 3 width, 7, 7)
-            nn.SiLU(),
-            nn.Conv2d(3 * width, 32, 1),  # (b, 32, 7, 7)
-            nn.SiLU(),
-        )
-        self.out = nn.Linear(32 * 7 * 7 + CLASS_DIM, 2 * latent_dim)
-
-    def forward(self, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, 1, 28, 28), (b, class) -> (b, latent_dim) float32 each."""
-        h = rearrange(self.convs(x), "b c h w -> b (c h w)")
-        mean, log_std = self.out(torch.cat([h, e], dim=1)).float().chunk(2, dim=1)
-        return mean, log_std.clamp(-7, 2)
-
-
-class Decoder(nn.Module):
-    """The parameters of p(x | z, y): z and y make one vector, which seeds the 7x7 map and steers every block."""
-
-    def __init__(self, latent_dim: int, width: int, blocks: int, channels: int) -> None:
-        super().__init__()
-        self.code = nn.Sequential(
-            nn.Linear(latent_dim + CLASS_DIM, CODE_DIM), nn.SiLU(), nn.Linear(CODE_DIM, CODE_DIM), nn.SiLU()
-        )
-        self.seed = nn.Linear(CODE_DIM, 32 * 7 * 7)
-        self.expand = nn.Conv2d(32, 3 * width, 1)
-        self.blocks7 = nn.ModuleList(ResidualBlock(3 * width, CODE_DIM) for _ in range(blocks))
-        self.to14 = nn.Conv2d(3 * width, 4 * width, 1)
-        self.blocks14 = nn.ModuleList(ResidualBlock(width, CODE_DIM) for _ in range(blocks))
-        self.to28 = nn.Conv2d(width, 4 * 16, 3, padding=1)
-        self.out = nn.Conv2d(16, channels, 3, padding=1)
-
-    def forward(self, z: Tensor, e: Tensor) -> Tensor:
-        """(b, latent_dim), (b, class) -> (b, channels, 28, 28)."""
-        code = self.code(torch.cat([z, e], dim=1))
-        h = rearrange(self.seed(code), "b (c h w) -> b c h w", h=7, w=7)
-        h = self.expand(F.silu(h.contiguous(memory_format=torch.channels_last)))
-        for block in self.blocks7:
-            h = block(h, code)
-        h = F.pixel_shuffle(self.to14(F.silu(h)), 2)  # (b, width, 14, 14)
-        for block in self.blocks14:
-            h = block(h, code)
-        h = F.pixel_shuffle(self.to28(F.silu(h)), 2)  # (b, 16, 28, 28)
-        return self.out(F.silu(h))  # type: ignore[no-any-return]
-
-
 class CouplingFlow(nn.Module):
     """An invertible map z = f(u; y) of affine coupling layers (Dinh et al. 2017), the identity when it begins.
 
@@ -270,162 +209,6 @@ class CouplingFlow(nn.Module):
         return 1.5 * torch.tanh(log_scale), shift
 
 
-class Likelihood(nn.Module, ABC):
-    """p(x | h) of an image, one factor for each pixel, given the decoder's output h, (b, channels, 28, 28)."""
-
-    channels: int = 1
-    of: str  # what data the nats are of
-
-    @abstractmethod
-    def log_prob(self, h: Tensor, x: Tensor) -> Tensor:
-        """log p(x | h) in nats: x (b, 1, 28, 28) in [-1, 1] -> (b,)."""
-
-    @abstractmethod
-    def image(self, h: Tensor) -> Tensor:
-        """The image to show, (b, 1, 28, 28) in [-1, 1]: E[x | h] where the class does not say otherwise."""
-
-
-class Bernoulli(Likelihood):
-    """v log p + (1 - v) log (1 - p), v = (x + 1) / 2: the mean of log p(b) over binary pixels b ~ Bernoulli(v)."""
-
-    of = "stochastically binarised pixels"
-
-    def log_prob(self, h: Tensor, x: Tensor) -> Tensor:
-        return _per_image(-_cross_entropy(h, x))
-
-    def image(self, h: Tensor) -> Tensor:
-        return 2 * h.sigmoid() - 1
-
-
-class ContinuousBernoulli(Likelihood):
-    """C(h) p^v (1 - p)^(1 - v), a density of v in [0, 1]: C(h) = h / tanh(h / 2) (Loaiza-Ganem & Cunningham 2019)."""
-
-    of = "grey values in [0, 1] (a density)"
-
-    def log_prob(self, h: Tensor, x: Tensor) -> Tensor:
-        return _per_image(_log_normaliser(h) - _cross_entropy(h, x))
-
-    def image(self, h: Tensor) -> Tensor:
-        return 2 * _continuous_mean(h) - 1
-
-
-class Gaussian(Likelihood):
-    """N(v; h, sigma^2) with one learned sigma for all pixels (sigma-VAE, Rybkin et al. 2021).
-
-    The mean is not squashed: a sigmoid here can saturate on black and then learns nothing more.
-    """
-
-    of = "grey values in [0, 1] (a density)"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_sigma = nn.Parameter(torch.tensor(-1.0))
-
-    def log_prob(self, h: Tensor, x: Tensor) -> Tensor:
-        residual = ((x + 1) / 2 - h) * torch.exp(-self.log_sigma)
-        return _per_image(-0.5 * (residual.square() + math.log(2 * math.pi)) - self.log_sigma)
-
-    def image(self, h: Tensor) -> Tensor:
-        return (2 * h - 1).clamp(-1, 1)
-
-
-class ZeroInflated(Likelihood):
-    """A pixel is ink with probability sigmoid(h_0), else 0; ink is n in 1..255 with probability e^(eta n) / Z(eta),
-    eta = h_1 / 255, so that it is most often as dark or as white as can be, as strokes are."""
-
-    channels = 2
-    of = "8-bit pixels"
-
-    def log_prob(self, h: Tensor, x: Tensor) -> Tensor:
-        h_ink, eta = h[:, :1], h[:, 1:] / 255
-        n = (x + 1) * 127.5
-        ink = (n > 0.5).float()
-        # sum_{n=1}^{255} e^(eta n) = e^(128 eta) sinh(255 eta / 2) / sinh(eta / 2), whose logarithm is, with s = |eta|,
-        # 128 eta + 127 s + log(1 - e^(-255 s)) - log(1 - e^(-s)); its Taylor series near 0
-        near = eta.abs() < 1e-3
-        s = torch.where(near, 1.0, eta.abs())
-        far_log_z = 127 * s + torch.log(-torch.expm1(-255 * s)) - torch.log(-torch.expm1(-s))
-        log_z = torch.where(near, math.log(255) + (255**2 - 1) / 24 * eta**2, far_log_z)
-        grey = eta * (n - 128) - log_z
-        return _per_image(ink * grey - F.binary_cross_entropy_with_logits(h_ink, ink, reduction="none"))
-
-    def image(self, h: Tensor) -> Tensor:
-        h_ink, eta = h[:, :1], h[:, 1:] / 255
-        near = eta.abs() < 1e-3
-        safe = torch.where(near, 1.0, eta)
-        far_mean = 128 + 127.5 / torch.tanh(127.5 * safe) - 0.5 / torch.tanh(0.5 * safe)
-        grey = torch.where(near, 128 + (255**2 - 1) / 12 * eta, far_mean)  # E[n | ink]
-        return h_ink.sigmoid() * grey / 127.5 - 1
-
-
-class Logistic(Likelihood):
-    """F(x + 1/255) - F(x - 1/255), F the logistic cdf with mean and scale of its own for each pixel; the two ends
-    take the tails (Salimans et al. 2017, with one component)."""
-
-    channels = 2
-    of = "8-bit pixels"
-
-    def log_prob(self, h: Tensor, x: Tensor) -> Tensor:
-        mean, log_scale = h[:, :1], (h[:, 1:] - 2).clamp(-6, 2)
-        upper, lower = ((x - mean + side / 255) * torch.exp(-log_scale) for side in (1, -1))
-        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which stays exact in the tails
-        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
-        ends = torch.where(x < 0, F.logsigmoid(upper), F.logsigmoid(-lower))
-        return _per_image(torch.where(x.abs() > 1 - 1 / 255, ends, inside))
-
-    def image(self, h: Tensor) -> Tensor:
-        """The mode: with both tails on the ends, it is what a stroke looks like."""
-        return h[:, :1].clamp(-1, 1)
-
-
-class Categorical(Likelihood):
-    """A softmax over 32 grey levels, uniform over the 8 pixel values of a level."""
-
-    channels = GREY_LEVELS
-    of = "8-bit pixels"
-
-    def log_prob(self, h: Tensor, x: Tensor) -> Tensor:
-        values = 256 // GREY_LEVELS
-        level = rearrange(((x + 1) * 127.5).round().long() // values, "b 1 h w -> b h w")
-        return _per_image(-F.cross_entropy(h, level, reduction="none") - math.log(values))
-
-    def image(self, h: Tensor) -> Tensor:
-        levels = torch.linspace(-1, 1, GREY_LEVELS, device=h.device)
-        return torch.einsum("bkhw,k->bhw", h.softmax(1), levels)[:, None]
-
-
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    "bernoulli": Bernoulli,
-    "continuous_bernoulli": ContinuousBernoulli,
-    "gaussian": Gaussian,
-    "zero_inflated": ZeroInflated,
-    "logistic": Logistic,
-    "categorical": Categorical,
-}
-
-
 def log_normal(u: Tensor) -> Tensor:
     """log N(u; 0, I), (b, dim) -> (b,)."""
     return -0.5 * (u.square() + math.log(2 * math.pi)).sum(1)
-
-
-def _per_image(log_prob: Tensor) -> Tensor:
-    return log_prob.flatten(1).sum(1)
-
-
-def _cross_entropy(h: Tensor, x: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(h, (x + 1) / 2, reduction="none")
-
-
-def _log_normaliser(h: Tensor) -> Tensor:
-    """log (h / tanh(h / 2)), by its Taylor series near 0."""
-    near = h.abs() < 0.1
-    safe = torch.where(near, 1.0, h)
-    return torch.where(near, math.log(2) + h**2 / 12, torch.log(safe / torch.tanh(safe / 2)))
-
-
-def _continuous_mean(h: Tensor) -> Tensor:
-    """The mean of a continuous Bernoulli, 1 / (1 - exp(-h)) - 1 / h, by its Taylor series near 0."""
-    near = h.abs() < 0.1
-    safe = torch.where(near, 1.0, h)
-    return torch.where(near, 0.5 + h / 12, -1 / torch.expm1(-safe) - 1 / safe)

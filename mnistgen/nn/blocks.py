@@ -1,4 +1,4 @@
-"""Blocks that two or more plugins share; each is a formula with shapes."""
+"""Layers."""
 
 from __future__ import annotations
 

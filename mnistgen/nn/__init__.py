@@ -1,0 +1,7 @@
+"""Networks and distributions that two or more plugins share; each is a formula with shapes."""
+
+from mnistgen.nn.autoencoder import ImageDecoder, ImageEncoder
+from mnistgen.nn.blocks import ClassEmbedding, ResidualBlock
+from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood
+
+__all__ = ["LIKELIHOODS", "ClassEmbedding", "ImageDecoder", "ImageEncoder", "Likelihood", "ResidualBlock"]
