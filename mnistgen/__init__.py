@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mnistgen.model import (
         BaseConfig,
         GenerativeModel,
+        HasDecoder,
         HasLatents,
         HasLikelihood,
         HasPath,
@@ -30,7 +31,18 @@ if TYPE_CHECKING:
         Trainable,
     )
     from mnistgen.registry import list_models, model_class
-    from mnistgen.sampling import grid, interpolate, sample, save_png, traverse
+    from mnistgen.sampling import (
+        grid,
+        interpolate,
+        interpolate_images,
+        manifold,
+        reconstruct,
+        reconstructions,
+        sample,
+        save_png,
+        traverse,
+        traverse_coordinate,
+    )
     from mnistgen.scoring import Score, Scorer, score
     from mnistgen.testing import check_model
     from mnistgen.training import Step, fit
@@ -47,9 +59,30 @@ _HOME = {
         "TrainingError",
         "UsageError",
     ),
-    "model": ("BaseConfig", "GenerativeModel", "HasLatents", "HasLikelihood", "HasPath", "Loss", "Noise", "Trainable"),
+    "model": (
+        "BaseConfig",
+        "GenerativeModel",
+        "HasDecoder",
+        "HasLatents",
+        "HasLikelihood",
+        "HasPath",
+        "Loss",
+        "Noise",
+        "Trainable",
+    ),
     "registry": ("list_models", "model_class"),
-    "sampling": ("grid", "interpolate", "sample", "save_png", "traverse"),
+    "sampling": (
+        "grid",
+        "interpolate",
+        "interpolate_images",
+        "manifold",
+        "reconstruct",
+        "reconstructions",
+        "sample",
+        "save_png",
+        "traverse",
+        "traverse_coordinate",
+    ),
     "scoring": ("Score", "Scorer", "score"),
     "testing": ("check_model",),
     "training": ("Step", "fit"),
@@ -64,6 +97,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "GenerativeModel",
+    "HasDecoder",
     "HasLatents",
     "HasLikelihood",
     "HasPath",
@@ -81,11 +115,15 @@ __all__ = [
     "fit",
     "grid",
     "interpolate",
+    "interpolate_images",
     "list_models",
     "load",
     "load_data",
+    "manifold",
     "model_class",
     "read_checkpoint",
+    "reconstruct",
+    "reconstructions",
     "sample",
     "save",
     "save_png",
@@ -94,6 +132,7 @@ __all__ = [
     "to_uint8",
     "train_validation_split",
     "traverse",
+    "traverse_coordinate",
 ]
 
 

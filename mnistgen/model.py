@@ -4,7 +4,7 @@ A model is a module with a frozen dataclass of hyperparameters and two methods: 
 quantities to minimise in the order the paper minimises them, and `sample`, from labels to images. Training,
 checkpoints, sampling, scores and the command line follow from those. `Trainable` is the part that training needs
 (a classifier is one too); `GenerativeModel` adds sampling. What only some models can do (`HasLikelihood`,
-`HasLatents`, `HasPath`) is an abstract class of its own, never a method that may or may not be there.
+`HasDecoder`, `HasLatents`, `HasPath`) is an abstract class of its own, never a method that may or may not be there.
 """
 
 from __future__ import annotations
@@ -180,14 +180,10 @@ class HasLikelihood(ABC):
         """log p(x | y), or its bound, in nats an image: (b, 1, 28, 28) in [-1, 1] -> (b,)."""
 
 
-class HasLatents(ABC):
-    """A model with a code for each image, of a known shape and approximately standard normal."""
+class HasDecoder(ABC):
+    """A model whose image is a function of a code of a known shape, standard normal where images are drawn."""
 
     latent_shape: tuple[int, ...]
-
-    @abstractmethod
-    def encode(self, x: Tensor, y: Tensor) -> Tensor:
-        """The code of each image, (b, 1, 28, 28) in [-1, 1] -> (b, *latent_shape); the mean where it is random."""
 
     @abstractmethod
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
@@ -195,6 +191,14 @@ class HasLatents(ABC):
 
         `y` is (b,) int64, or (b, num_classes) float weights that sum to one, for images between classes.
         """
+
+
+class HasLatents(HasDecoder):
+    """A model with a code for each image, approximately standard normal, that can be decoded again."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, y: Tensor) -> Tensor:
+        """The code of each image, (b, 1, 28, 28) in [-1, 1] -> (b, *latent_shape); the mean where it is random."""
 
 
 class HasPath(ABC):

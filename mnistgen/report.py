@@ -8,6 +8,8 @@ from typing import Any
 from mnistgen.errors import MnistgenError
 from mnistgen.files import atomic_file
 
+LOOKS = {"label_agreement": "label agreement", "coverage": "coverage (by the auditor)"}  # in [0, 1]
+
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The records of a training log, one a line; a last line cut short by a kill is left out."""
@@ -24,14 +26,21 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def curves(log: Path, path: Path, title: str) -> None:
-    """Draw every quantity of a training log against steps into a PNG, the validation loss over its own loss."""
+    """Draw every quantity of a training log against steps into a PNG, the validation loss over its own loss.
+
+    What was seen of the samples on the way has panels where the log has it.
+    """
     from matplotlib.figure import Figure
 
     records = read_log(log)
     for record in records:  # what was not finite has no place on an axis
         record["losses"] = {name: math.nan if x is None else x for name, x in record["losses"].items()}
     names = list(dict.fromkeys(name for record in records for name in record["losses"]))
-    panels = [*names, "learning rate"]
+    looks = {
+        title: [(r["step"], r["watch"][key]) for r in records if r.get("watch") and r["watch"][key] is not None]
+        for key, title in LOOKS.items()
+    }
+    panels = [*names, *(title for title, points in looks.items() if points), "learning rate"]
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
@@ -39,6 +48,10 @@ def curves(log: Path, path: Path, title: str) -> None:
         if name == "learning rate":
             axes.plot([r["step"] for r in records], [r["lr"] for r in records], color="0.3")
             axes.set_title("learning rate (share of the peak)", fontsize=9)
+        elif name in looks:
+            axes.plot(*zip(*looks[name], strict=True), marker=".", lw=1)
+            axes.set_ylim(-0.02, 1.02)
+            axes.set_title(name, fontsize=9)
         else:
             seen = [r for r in records if name in r["losses"]]
             axes.plot([r["step"] for r in seen], [r["losses"][name] for r in seen], label="training", lw=1)

@@ -1,11 +1,12 @@
 """Seeded sampling, one seed an image, and the pictures made of samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -14,7 +15,7 @@ from torch import Tensor
 from mnistgen.data import to_uint8
 from mnistgen.errors import ContractError, UsageError
 from mnistgen.files import atomic_file
-from mnistgen.model import GenerativeModel, HasLatents, Noise
+from mnistgen.model import IMAGE_SHAPE, GenerativeModel, HasDecoder, HasLatents, Noise
 
 BATCH = 250
 
@@ -57,14 +58,29 @@ def interpolate(
     Codes move along the great circle, where a standard normal prior has its mass (White 2016), class weights along
     the straight line. Raises `UsageError` for a model without latents.
     """
-    coder = _coder(model)
-    ends = _labels(model, [start, end])
-    noise = Noise(seed, range(2 * rows), _device(model)).normal(*coder.latent_shape)
-    t = torch.linspace(0, 1, steps, device=noise.device)
-    z = slerp(noise[:rows, None], noise[rows:, None], t.view(1, -1, *[1] * len(coder.latent_shape)))
-    one_hot = torch.eye(model.num_classes, device=noise.device)[ends.to(noise.device)]
-    weights = torch.lerp(one_hot[0], one_hot[1], t[:, None]).expand(rows, -1, -1)
-    return _decode(model, coder, rearrange(z, "r s ... -> (r s) ..."), rearrange(weights, "r s k -> (r s) k"))
+    decoder = decoder_of(model)
+    ends = _labels(model, [start, end]).expand(rows, 2)
+    z = Noise(seed, range(2 * rows), _device(model)).normal(*decoder.latent_shape)
+    return _walk(model, decoder, rearrange(z, "(ends r) ... -> r ends ...", ends=2), ends, steps)
+
+
+def interpolate_images(model: GenerativeModel, images: Tensor, labels: Tensor, *, steps: int = 10) -> Tensor:
+    """Walk from one image of each pair to the other: (rows * (steps + 2), 1, 28, 28) uint8, row by row.
+
+    `images`: (rows, 2, 1, 28, 28) float in [-1, 1]; `labels`: (rows, 2). A row is the first image, `steps` decoded
+    ones from its code to the other's, as `interpolate` walks, and the other image. The walk begins and ends with the
+    two reconstructions. Raises `UsageError` for a model without latents.
+    """
+    coder = coder_of(model)
+    if images.ndim != 5 or images.shape[1] != 2 or labels.shape != images.shape[:2]:
+        raise UsageError(
+            "Pairs are images (rows, 2, 1, 28, 28) and labels (rows, 2), "
+            f"not {tuple(images.shape)} and {tuple(labels.shape)}."
+        )
+    z = _encode(model, coder, images.flatten(0, 1), labels.flatten())
+    walk = _walk(model, coder, z.unflatten(0, (-1, 2)), labels, steps)
+    first, last = to_uint8(images).cpu().split(1, dim=1)
+    return torch.cat([first, walk.unflatten(0, (-1, steps)), last], dim=1).flatten(0, 1)
 
 
 def traverse(
@@ -75,29 +91,107 @@ def traverse(
     Row j sets coordinate j of one random code to `steps` values from -span to span standard deviations; at most
     the first `coordinates` are shown. Raises `UsageError` for a model without latents.
     """
-    coder = _coder(model)
+    decoder = decoder_of(model)
     y = _labels(model, [label])
-    base = Noise(seed, [0], _device(model)).normal(*coder.latent_shape).flatten()
+    base = Noise(seed, [0], _device(model)).normal(*decoder.latent_shape).flatten()
     rows = min(coordinates, base.numel())
     z = base.expand(rows, steps, -1).clone()
     z[torch.arange(rows), :, torch.arange(rows)] = torch.linspace(-span, span, steps, device=base.device)
-    z = z.view(rows * steps, *coder.latent_shape)
-    return _decode(model, coder, z, y.to(base.device).expand(rows * steps))
+    z = z.view(rows * steps, *decoder.latent_shape)
+    return _decode(model, decoder, z, y.expand(rows * steps))
+
+
+def traverse_coordinate(
+    model: GenerativeModel,
+    coordinate: int,
+    labels: Tensor | Sequence[int],
+    *,
+    steps: int = 11,
+    span: float = 3.0,
+    seed: int = 0,
+) -> Tensor:
+    """Vary one coordinate, counted from 0, for each class: (len(labels) * steps, 1, 28, 28) uint8, one row a label.
+
+    Every row sets that coordinate of the code of `traverse` to the same values, so that rows differ by the class
+    alone. Raises `UsageError` for a coordinate that there is not, and for a model without latents.
+    """
+    decoder = decoder_of(model)
+    y = _labels(model, labels)
+    z = Noise(seed, [0], _device(model)).normal(*decoder.latent_shape).flatten().repeat(steps, 1)
+    if not 0 <= coordinate < z.shape[1]:
+        raise UsageError(f"There is no coordinate {coordinate}; this model's codes have 0 to {z.shape[1] - 1}.")
+    z[:, coordinate] = torch.linspace(-span, span, steps, device=z.device)
+    z = z.repeat(len(y), 1).view(-1, *decoder.latent_shape)
+    return _decode(model, decoder, z, y.repeat_interleave(steps))
+
+
+def manifold(model: GenerativeModel, label: int, *, steps: int = 20) -> Tensor:
+    """All codes of a model whose codes have two coordinates: (steps * steps, 1, 28, 28) uint8, row by row.
+
+    Both coordinates take the quantiles of the standard normal at the middles of `steps` equally probable parts, so
+    that every image stands for as much of the prior (Kingma & Welling 2014, figure 4). The first coordinate rises to
+    the right and the second upwards. Raises `UsageError` where there is another number of coordinates, or no latents.
+    """
+    decoder = decoder_of(model)
+    y = _labels(model, [label])
+    if prod(decoder.latent_shape) != 2:
+        raise UsageError(
+            f"A manifold is drawn of codes of 2 coordinates, and this model's have {prod(decoder.latent_shape)}; "
+            "train one that has: mnistgen train vae --latent-dim 2"
+        )
+    quantiles = torch.special.ndtri((torch.arange(steps) + 0.5) / steps).to(_device(model))
+    second, first = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
+    z = torch.stack([first, second], dim=-1).view(-1, *decoder.latent_shape)
+    return _decode(model, decoder, z, y.expand(len(z)))
 
 
 def reconstruct(model: GenerativeModel, images: Tensor, labels: Tensor) -> Tensor:
     """`decode(encode(images))`: (n, 1, 28, 28) float in [-1, 1] -> uint8. `UsageError` without latents."""
-    coder, device = _coder(model), _device(model)
-    with torch.no_grad(), _Eval(model):
-        return to_uint8(coder.decode(coder.encode(images.to(device), labels.to(device)), labels.to(device))).cpu()
+    coder = coder_of(model)
+    return _decode(model, coder, _encode(model, coder, images, labels), labels)
+
+
+def reconstructions(model: GenerativeModel, images: Tensor, labels: Tensor, *, columns: int = 10) -> Tensor:
+    """Rows of `columns` originals, each above the row of their reconstructions: (2 * rows * columns, 1, 28, 28) uint8.
+
+    `images`: (n, 1, 28, 28) float in [-1, 1]; `labels`: (n,). What is missing of the last row is black. Raises
+    `UsageError` for a model without latents.
+    """
+    both = torch.stack([to_uint8(images).cpu(), reconstruct(model, images, labels)])
+    both = F.pad(both, (0, 0, 0, 0, 0, 0, 0, -len(images) % columns))
+    rows: Tensor = rearrange(both, "two (r c) ... -> (r two c) ...", c=columns)
+    return rows
+
+
+def decoder_of(model: GenerativeModel) -> HasDecoder:
+    """The model, as one that decodes codes. Raises `UsageError` where it does not."""
+    if not isinstance(model, HasDecoder):
+        raise UsageError(f"{type(model).__name__} has no latent codes, so there is nothing to interpolate or traverse.")
+    return model
+
+
+def coder_of(model: GenerativeModel) -> HasLatents:
+    """The model, as one that encodes images, too. Raises `UsageError` where it does not."""
+    if not isinstance(model, HasLatents):
+        raise UsageError(
+            f"{type(model).__name__} has no latent codes of given images, so it cannot reconstruct them or walk "
+            "between them."
+        )
+    return model
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Spherical interpolation over all but the first two dimensions (r, s, ...), broadcasting; t in [0, 1]."""
+    """Spherical interpolation over all but the first two dimensions (r, s, ...), broadcasting; t in [0, 1].
+
+    The direction moves along the great circle, the length along the straight line. Weights for the direction alone
+    would make of codes of unequal length, where they point almost opposite ways, codes of any length.
+    """
     dims = tuple(range(2, a.ndim))
-    cosine = (a * b).sum(dims, keepdim=True) / (a.norm(dim=dims, keepdim=True) * b.norm(dim=dims, keepdim=True))
-    angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()
-    between: Tensor = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
+    a_length, b_length = a.norm(dim=dims, keepdim=True), b.norm(dim=dims, keepdim=True)
+    a, b = a / a_length.clamp_min(1e-12), b / b_length.clamp_min(1e-12)
+    angle = (a * b).sum(dims, keepdim=True).clamp(-1 + 1e-6, 1 - 1e-6).acos()
+    direction = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
+    between: Tensor = direction * torch.lerp(a_length, b_length, t)
     return between
 
 
@@ -123,6 +217,29 @@ def save_png(path: str | Path, image: Tensor, metadata: Mapping[str, str] | None
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     with atomic_file(Path(path)) as temporary:
         picture.save(temporary, "PNG", pnginfo=info)
+
+
+def save_gif(
+    path: str | Path,
+    frames: Sequence[Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    milliseconds: int = 150,
+    scale: int = 1,
+) -> None:
+    """Write frames (h, w) uint8 as an endless grey GIF, `milliseconds` each and the last one ten times as long.
+
+    Each pixel is `scale` pixels wide; `metadata` becomes lines "key: value" of the comment. Equal neighbours are one
+    frame, held as long as both. Raises `UsageError` where there are no frames, or they differ in size.
+    """
+    if len({frame.shape for frame in frames}) != 1:
+        raise UsageError("A GIF needs at least one frame, and all of one size.")
+    large = [frame.cpu().repeat_interleave(scale, 0).repeat_interleave(scale, 1) for frame in frames]
+    first, *rest = (Image.fromarray(frame.numpy()) for frame in large)
+    durations = [milliseconds] * len(rest) + [10 * milliseconds]
+    comment = "\n".join(f"{key}: {value}" for key, value in (metadata or {}).items()).encode()
+    with atomic_file(Path(path)) as temporary:
+        first.save(temporary, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, comment=comment)
 
 
 class _Eval:
@@ -152,14 +269,28 @@ def _labels(model: GenerativeModel, labels: Tensor | Sequence[int]) -> Tensor:
     return y
 
 
-def _coder(model: GenerativeModel) -> HasLatents:
-    if not isinstance(model, HasLatents):
-        raise UsageError(f"{type(model).__name__} has no latent codes, so it cannot encode, interpolate or traverse.")
-    return model
-
-
-def _decode(model: GenerativeModel, coder: HasLatents, z: Tensor, y: Tensor) -> Tensor:
-    with torch.no_grad(), _Eval(model):
-        return torch.cat(
-            [to_uint8(coder.decode(zs, ys)).cpu() for zs, ys in zip(z.split(BATCH), y.split(BATCH), strict=True)]
+def _encode(model: GenerativeModel, coder: HasLatents, x: Tensor, y: Tensor) -> Tensor:
+    if x.shape[1:] != IMAGE_SHAPE or not x.is_floating_point() or len(x) != len(y):
+        raise UsageError(
+            f"Images are (n, 1, 28, 28) float in [-1, 1], which `to_float` makes of pixels, with n labels; these are "
+            f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}, with {len(y)}."
         )
+    device, y = _device(model), _labels(model, y)
+    with torch.no_grad(), _Eval(model):
+        batches = zip(x.split(BATCH), y.split(BATCH), strict=True)
+        return torch.cat([coder.encode(xs.to(device), ys.to(device)) for xs, ys in batches])
+
+
+def _decode(model: GenerativeModel, decoder: HasDecoder, z: Tensor, y: Tensor) -> Tensor:
+    with torch.no_grad(), _Eval(model):
+        batches = zip(z.split(BATCH), y.to(z.device).split(BATCH), strict=True)
+        return torch.cat([to_uint8(decoder.decode(zs, ys)).cpu() for zs, ys in batches])
+
+
+def _walk(model: GenerativeModel, decoder: HasDecoder, z: Tensor, y: Tensor, steps: int) -> Tensor:
+    """Between the two codes and labels of each row: (r, 2, *latent_shape), (r, 2) -> (r * steps, 1, 28, 28) uint8."""
+    t = torch.linspace(0, 1, steps, device=z.device).view(1, steps, *[1] * len(decoder.latent_shape))
+    between = slerp(z[:, :1], z[:, 1:], t)
+    one_hot = F.one_hot(y.to(z.device), model.num_classes).to(z.dtype)  # (r, 2, k)
+    weights = torch.lerp(one_hot[:, :1], one_hot[:, 1:], t.view(1, steps, 1))
+    return _decode(model, decoder, between.flatten(0, 1), weights.flatten(0, 1))

@@ -8,9 +8,22 @@ import pytest
 import torch
 from command import mnistgen
 from PIL import Image
-from tiny import Duel, Tiny, TinyConfig
+from safetensors.torch import load_file
+from tiny import Duel, Tiny, TinyConfig, blobs
 
-from mnistgen import load_data, registry, sample, save
+from mnistgen import (
+    Dataset,
+    UsageError,
+    load_data,
+    manifold,
+    reconstruct,
+    registry,
+    sample,
+    save,
+    to_float,
+    traverse_coordinate,
+)
+from mnistgen.cli.sample import SampleOptions
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +36,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             entry = registry.Entry(name, "tiny-models", "1.0", f"tiny:{cls.__name__}")
             patch.setattr(registry, "entry_of", lambda _, entry=entry: entry)
             save(path / "checkpoints" / name, cls(TinyConfig(), num_classes=4))
+        patch.setattr(registry, "entry_of", lambda _: registry.Entry("tiny", "tiny-models", "1.0", "tiny:Tiny"))
+        save(path / "flat", Tiny(TinyConfig(latent_dim=2), num_classes=4), dataset=blobs(name="my-blobs"))
+    data = blobs(400, seed=7)
+    np.savez(
+        path / "blobs.npz",
+        x_train=data.images[40:],
+        y_train=data.labels[40:],
+        x_test=data.images[:40],
+        y_test=data.labels[:40],
+    )
     return path
 
 
@@ -79,6 +102,91 @@ def test_latent_pictures_and_the_models_own_knobs(folder: Path) -> None:
     assert "no latent codes" in mnistgen(folder, "sample", "duel", "--interpolate", "0", "1", code=2)
 
 
+def cells(path: Path, padding: int = 2) -> np.ndarray:
+    """The images of a picture: (rows, columns, 28, 28) int."""
+    picture = pixels(path).astype(int)
+    side, edge = 28 + padding, padding // 2
+    cut = picture.reshape(picture.shape[0] // side, side, picture.shape[1] // side, side).swapaxes(1, 2)
+    return cut[:, :, edge : edge + 28, edge : edge + 28]
+
+
+def test_walks_between_given_images(folder: Path) -> None:
+    text = mnistgen(folder, "sample", "tiny", "--between", "3", "8", "39", "0", "--data", "blobs.npz")
+    assert "between-blobs-npz-test-3-8-39-0.png" in text
+    data = load_data(folder / "blobs.npz", "test")
+    rows = cells(folder / "samples" / "tiny" / "between-blobs-npz-test-3-8-39-0.png")
+    assert rows.shape[:2] == (2, 12)
+    assert np.array_equal(rows[:, [0, -1]], data.images[torch.tensor([[3, 8], [39, 0]])].squeeze(2).numpy())
+    flags = ("--data", "blobs.npz", "--split", "train", "--out", "train.png")
+    mnistgen(folder, "sample", "tiny", "--between", "3", "8", *flags)
+    train = load_data(folder / "blobs.npz", "train")
+    assert np.array_equal(cells(folder / "train.png")[0, 0], train.images[3, 0].numpy())
+    info = Image.open(folder / "train.png").info
+    assert info["Source"] == f"mnistgen sample tiny --between 3 8 {' '.join(flags)}"
+    text = mnistgen(folder, "sample", "tiny", "--between", "3", "40", "--data", "blobs.npz", code=2)
+    assert "images 0 to 39, and no 40" in text
+
+
+def test_test_images_above_their_reconstructions(folder: Path) -> None:
+    flags = ("--data", "blobs.npz", "--digits", "2,0,1", "--per-digit", "2", "--out", "rec.png")
+    mnistgen(folder, "sample", "tiny", "--reconstruct", *flags)
+    data = load_data(folder / "blobs.npz", "test")
+    rows = cells(folder / "rec.png")
+    assert rows.shape[:2] == (4, 3)
+    places = torch.tensor([2, 0, 1, 6, 4, 5])  # the labels are 0, 1, 2, 3, 0, 1, ...
+    assert np.array_equal(rows[::2].reshape(6, 28, 28), data.images[places, 0].numpy())
+    torch.manual_seed(0)
+    made = reconstruct(Tiny(TinyConfig(), 4), to_float(data.images[places]), data.labels[places])
+    assert np.abs(rows[1::2].reshape(6, 28, 28) - made[:, 0].numpy()).max() <= 1
+    mnistgen(folder, "sample", "tiny", "--reconstruct", "--data", "blobs.npz")
+    assert cells(folder / "samples" / "tiny" / "reconstructions-blobs-npz-test.png").shape[:2] == (8, 4)
+    text = mnistgen(folder, "sample", "tiny", "--reconstruct", "--data", "blobs.npz", "--per-digit", "11", code=2)
+    assert "has 10 images of class 0, and 11 are needed" in text
+
+
+def test_a_manifold_and_one_coordinate(folder: Path) -> None:
+    mnistgen(folder, "sample", "flat", "--manifold", "--digits", "3")
+    shown = cells(folder / "samples" / "flat" / "manifold-3.png", padding=0)
+    assert np.abs(shown.reshape(400, 28, 28) - manifold(load_flat(folder), 3)[:, 0].numpy()).max() <= 1
+    assert "train one that has" in mnistgen(folder, "sample", "tiny", "--manifold", code=2)
+    mnistgen(folder, "sample", "flat", "--traverse", "--coordinate", "1", "--seed", "4")
+    shown = cells(folder / "samples" / "flat" / "traverse-coordinate-1-seed4.png")
+    assert shown.shape[:2] == (4, 11)
+    expected = traverse_coordinate(load_flat(folder), 1, range(4), seed=4)
+    assert np.abs(shown.reshape(44, 28, 28) - expected[:, 0].numpy()).max() <= 1
+    assert "no coordinate 2" in mnistgen(folder, "sample", "flat", "--traverse", "--coordinate", "2", code=2)
+
+
+def load_flat(folder: Path) -> Tiny:
+    model = Tiny(TinyConfig(latent_dim=2), num_classes=4)
+    model.load_state_dict(load_file(folder / "flat" / "model.safetensors"))
+    return model
+
+
+def test_whose_images(folder: Path) -> None:
+    """The dataset of the checkpoint, with as many classes; nothing is looked for where there are no codes."""
+    text = mnistgen(folder, "sample", "flat", "--reconstruct", code=2)
+    assert "my-blobs, a dataset of your own: name its path with --data" in text
+    np.savez(folder / "two.npz", images=np.zeros((8, 28, 28), np.uint8), labels=np.arange(8) % 2)
+    assert "no test split" in mnistgen(folder, "sample", "flat", "--reconstruct", "--data", "two.npz", code=1)
+    for flag in (["--reconstruct"], ["--between", "0", "1"]):
+        text = mnistgen(folder, "sample", "flat", *flag, "--data", "two.npz", "--split", "all", code=2)
+        assert "two-npz has 2 classes, and the checkpoint knows 4" in text
+        text = mnistgen(folder, "sample", "duel", *flag, "--data", "missing.npz", code=2)
+        assert "no latent codes of given images" in text
+
+
+def test_the_images_of_the_checkpoints_dataset_are_found(mnist: Dataset, tmp_path: Path) -> None:
+    """Without --data, MNIST's test images, with the classes of MNIST."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_of", lambda _: registry.Entry("tiny", "tiny-models", "1.0", "tiny:Tiny"))
+        save(tmp_path / "ten", Tiny(TinyConfig()), dataset=mnist)
+    mnistgen(tmp_path, "sample", "ten", "--between", "0", "9999")
+    test = load_data("mnist", "test", download=False)
+    rows = cells(tmp_path / "samples" / "ten" / "between-mnist-test-0-9999.png")
+    assert np.array_equal(rows[0, [0, -1]], test.images[[0, 9999], 0].numpy())
+
+
 def test_wrong_usage(folder: Path) -> None:
     assert "Did you mean 'tiny'" in mnistgen(folder, "sample", "tinny", code=2)
     assert "There is duel, tiny" in mnistgen(folder, "sample", code=2)
@@ -87,8 +195,20 @@ def test_wrong_usage(folder: Path) -> None:
     assert "--temperature" in mnistgen(folder, "sample", "tiny", "--temperatur", "1", code=2)
     assert "count is 0" in mnistgen(folder, "sample", "tiny", "--count", "0", code=2)
     assert "give one of them" in mnistgen(folder, "sample", "tiny", "--count", "5", "--traverse", code=2)
+    assert "--between" in mnistgen(folder, "sample", "tiny", "--between", "1", code=2)
     assert ".png" in mnistgen(folder, "sample", "tiny", "--out", "grid.jpg", code=2)
     assert "data in bulk" in mnistgen(folder, "sample", "tiny", "--count", "3", "--out", "a.txt", code=2)
     (folder / "file").write_text("")
     assert "cannot be written" in mnistgen(folder, "sample", "tiny", "--out", "file/grid.png", code=1)
     assert "cannot be used here" in mnistgen(folder, "sample", "tiny", "--device", "quantum", code=2)
+
+
+def test_flags_that_do_not_go_together() -> None:
+    with pytest.raises(UsageError, match="--interpolate and --manifold and --reconstruct make different things"):
+        SampleOptions(source="tiny", interpolate=(0, 1), manifold=True, reconstruct=True)
+    with pytest.raises(UsageError, match="--count and --between make different things"):
+        SampleOptions(source="tiny", count=3, between=((0, 1),))
+    with pytest.raises(UsageError, match="give --traverse, too"):
+        SampleOptions(source="tiny", coordinate=0)
+    with pytest.raises(UsageError, match="--data says whose images --between and --reconstruct take"):
+        SampleOptions(source="tiny", data="mnist", traverse=True)

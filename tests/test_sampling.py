@@ -1,14 +1,79 @@
 """Seeds, grids and walks in latent space."""
 
+import math
+from collections.abc import Iterator
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import Duel, Tiny, TinyConfig
+from tiny import Duel, Tiny, TinyConfig, blobs
+from torch import Tensor
 
-import mnistgen
-from mnistgen import Noise, UsageError, grid, interpolate, sample, save_png, traverse
-from mnistgen.sampling import reconstruct, slerp
+from mnistgen import (
+    BaseConfig,
+    GenerativeModel,
+    HasDecoder,
+    HasLatents,
+    Loss,
+    Noise,
+    UsageError,
+    grid,
+    interpolate,
+    interpolate_images,
+    manifold,
+    reconstruct,
+    reconstructions,
+    sample,
+    save_png,
+    to_float,
+    to_uint8,
+    traverse,
+    traverse_coordinate,
+)
+from mnistgen.sampling import slerp
+
+
+class Decoder(GenerativeModel, HasDecoder):
+    """An image whose first pixels are the code in [-4, 4]^2, and whose second row begins with the class weights."""
+
+    conditional = True
+
+    def __init__(self, latent_shape: tuple[int, ...] = (2,)) -> None:
+        super().__init__(BaseConfig(), num_classes=4)
+        self.latent_shape = latent_shape
+
+    def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
+        yield Loss(x.mean(), self)
+
+    def sample(self, y: Tensor, *, noise: Noise) -> Tensor:
+        return self.decode(noise.normal(*self.latent_shape), y)
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        weights = y if y.is_floating_point() else torch.nn.functional.one_hot(y, 4)
+        images = torch.zeros(len(z), 1, 28, 28)
+        images[:, 0, 0, : z[0].numel()] = z.flatten(1) / 4
+        images[:, 0, 1, :4] = weights.float()
+        return images
+
+
+class Coder(Decoder, HasLatents):
+    """`Decoder`, and its inverse."""
+
+    def encode(self, x: Tensor, y: Tensor) -> Tensor:
+        return 4 * x[:, 0, 0, :2].view(-1, *self.latent_shape)
+
+
+def codes(images: Tensor) -> Tensor:
+    """What `Decoder` decoded, (n, 2), but for the rounding of pixels to 4 / 255."""
+    assert images.dtype == torch.uint8
+    return 4 * to_float(images)[:, 0, 0, :2]
+
+
+def weights(images: Tensor) -> Tensor:
+    """The class weights that `Decoder` decoded, (n, 4), but for the rounding of pixels to 1 / 255."""
+    return to_float(images)[:, 0, 1, :4]
 
 
 @pytest.fixture
@@ -83,23 +148,137 @@ def test_slerp_is_the_great_circle() -> None:
     torch.testing.assert_close(angles, angles[:, :1].expand_as(angles), rtol=1e-3, atol=1e-4)
 
 
+def test_slerp_changes_the_length_in_proportion() -> None:
+    for angle in (0.0, 0.3, 2.0, 3.1, 3.1415, math.pi):  # 3 and 0.5 long, up to opposite
+        a, b = torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[0.5 * math.cos(angle), 0.5 * math.sin(angle)]]])
+        path = slerp(a, b, torch.linspace(0, 1, 11).view(1, -1, 1))
+        torch.testing.assert_close(path[:, [0, -1]], torch.cat([a, b], 1), rtol=0, atol=1e-5)
+        assert float(path.norm(dim=-1).max()) <= 3.001
+        if angle < 3.14:  # exactly opposite, the circle is not defined
+            torch.testing.assert_close(path.norm(dim=-1)[0], torch.linspace(3, 0.5, 11), rtol=1e-3, atol=1e-3)
+    from_zero = slerp(torch.zeros(1, 1, 2), torch.ones(1, 1, 2), torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1))
+    assert from_zero.isfinite().all()
+    torch.testing.assert_close(from_zero[0, [0, 2]], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+
+
 def test_interpolation_and_traversal(model: Tiny) -> None:
     walk = interpolate(model, 0, 3, steps=5, rows=2, seed=1).view(2, 5, 1, 28, 28)
     z = Noise(1, range(4)).normal(3)
     ends = [(0, 0, z[0], 0), (0, -1, z[2], 3), (1, 0, z[1], 0), (1, -1, z[3], 3)]
     for row, column, code, label in ends:
         with torch.no_grad():
-            expected = mnistgen.to_uint8(model.decode(code[None], torch.tensor([label])))
+            expected = to_uint8(model.decode(code[None], torch.tensor([label])))
         assert (walk[row, column].int() - expected[0].int()).abs().max() <= 1
     rows = traverse(model, 2, steps=5, seed=1).view(3, 5, 1, 28, 28)
     code = Noise(1, [0]).normal(3)[0]
     code[1] = -3.0
     with torch.no_grad():
-        expected = mnistgen.to_uint8(model.decode(code[None], torch.tensor([2])))
+        expected = to_uint8(model.decode(code[None], torch.tensor([2])))
     assert (rows[1, 0].int() - expected[0].int()).abs().max() <= 1
     assert reconstruct(model, torch.zeros(3, 1, 28, 28), torch.tensor([0, 1, 2])).shape == (3, 1, 28, 28)
     with pytest.raises(UsageError, match="no latent codes"):
         interpolate(Duel(TinyConfig(), 4), 0, 1)
+
+
+def test_one_coordinate_is_traversed_for_each_class(model: Tiny) -> None:
+    rows = traverse_coordinate(model, 1, [3, 0], steps=5, seed=1).view(2, 5, 1, 28, 28)
+    for row, label in zip(rows, (3, 0), strict=True):  # the row of that coordinate among all of them
+        assert (row.int() - traverse(model, label, steps=5, seed=1)[5:10].int()).abs().max() <= 1
+    images = traverse_coordinate(Coder(), 0, [2, 1], steps=7, span=2.0, seed=5)
+    torch.testing.assert_close(codes(images)[:, 0].view(2, 7), torch.linspace(-2, 2, 7).expand(2, 7), rtol=0, atol=0.02)
+    other = Noise(5, [0]).normal(2)[0, 1]
+    torch.testing.assert_close(codes(images)[:, 1], other.expand(14), rtol=0, atol=0.02)
+    assert weights(images).argmax(1).tolist() == [2] * 7 + [1] * 7
+    for coordinate in (3, -1):
+        with pytest.raises(UsageError, match=f"no coordinate {coordinate}; this model's codes have 0 to 2"):
+            traverse_coordinate(model, coordinate, [0])
+
+
+@pytest.mark.parametrize("latent_shape", [(2,), (2, 1, 1)])
+def test_the_manifold_is_the_quantiles_of_both_coordinates(latent_shape: tuple[int, ...]) -> None:
+    images = manifold(Decoder(latent_shape), 3, steps=5)
+    assert images.shape == (25, 1, 28, 28)
+    first, second = codes(images).view(5, 5, 2).unbind(-1)  # (row, column)
+    quantiles = torch.tensor([NormalDist().inv_cdf(p) for p in (0.1, 0.3, 0.5, 0.7, 0.9)])
+    torch.testing.assert_close(first, quantiles.expand(5, 5), rtol=0, atol=0.02)
+    torch.testing.assert_close(second, quantiles.flip(0)[:, None].expand(5, 5), rtol=0, atol=0.02)
+    assert weights(images).argmax(1).tolist() == [3] * 25
+    assert manifold(Decoder(), 0).shape == (400, 1, 28, 28)  # more than one batch
+
+
+def test_a_walk_between_images() -> None:
+    ends = torch.tensor([[[3.0, 0.0], [0.0, 1.0]], [[-1.0, 2.0], [-1.0, 2.0]], [[2.0, 0.0], [-0.5, 0.02]]])
+    labels = torch.tensor([[2, 0], [1, 1], [3, 2]])
+    images = Decoder().decode(ends.flatten(0, 1), labels.flatten())
+    images[:, :, 20, 20] = -1.0  # what is not in the code is in the originals alone
+    rows = interpolate_images(Coder(), images.unflatten(0, (3, 2)), labels, steps=7).unflatten(0, (3, 9))
+    assert torch.equal(rows[:, [0, -1]].flatten(0, 1), to_uint8(images))
+    walk = rows[:, 1:-1].flatten(0, 1)
+    assert (walk[:, :, 20, 20] == 128).all()
+    t = torch.linspace(0, 1, 7)
+    angle, length = torch.pi / 2 * t, 3 - 2 * t
+    first, same, opposite = codes(walk).view(3, 7, 2)
+    circle = torch.stack([length * angle.cos(), length * angle.sin()], 1)
+    torch.testing.assert_close(first, circle, rtol=0, atol=0.02)
+    torch.testing.assert_close(same, ends[1, :1].expand(7, 2), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        opposite.norm(dim=1), torch.lerp(ends[2, 0].norm(), ends[2, 1].norm(), t), atol=0.03, rtol=0
+    )
+    expected = torch.zeros(7, 4)
+    expected[:, 2], expected[:, 0] = 1 - t, t
+    torch.testing.assert_close(weights(walk)[:7], expected, rtol=0, atol=0.005)
+
+
+def test_a_walk_begins_and_ends_with_the_reconstructions(model: Tiny) -> None:
+    data = blobs(300)
+    places = torch.tensor([[5, 290], [7, 12], [291, 6]])
+    images, labels = to_float(data.images[places]), data.labels[places]
+    rows = interpolate_images(model, images, labels, steps=4).unflatten(0, (3, 6))
+    ends = reconstruct(model, images.flatten(0, 1), labels.flatten()).unflatten(0, (3, 2))
+    assert (rows[:, [1, -2]].int() - ends.int()).abs().max() <= 1
+    assert torch.equal(rows[:, [0, -1]], data.images[places])
+    assert not torch.equal(rows[:, 1], rows[:, 2])
+
+
+def test_originals_stand_above_their_reconstructions(model: Tiny) -> None:
+    data = blobs(300)  # more than one batch
+    made = reconstruct(model, to_float(data.images), data.labels)
+    with torch.no_grad():
+        x = to_float(data.images)
+        expected = to_uint8(model.eval().decode(model.encode(x, data.labels), data.labels))
+    assert (made.int() - expected.int()).abs().max() <= 1
+    rows = reconstructions(model, x[:5], data.labels[:5], columns=3).unflatten(0, (2, 2, 3))  # row, which, column
+    assert torch.equal(rows[0, 0], data.images[:3])
+    assert torch.equal(rows[1, 0, :2], data.images[3:5])
+    assert (rows[0, 1].int() - made[:3].int()).abs().max() <= 1
+    assert (rows[1, 1, :2].int() - made[3:5].int()).abs().max() <= 1
+    assert (rows[1, :, 2] == 0).all()
+    assert reconstructions(model, x[:6], data.labels[:6], columns=3).shape == (12, 1, 28, 28)
+
+
+def test_latent_pictures_say_what_is_wrong(model: Tiny) -> None:
+    with pytest.raises(UsageError, match=r"this model's have 3; train one that has: .* --latent-dim 2"):
+        manifold(model, 0)
+    with pytest.raises(UsageError, match="no label 4"):
+        manifold(Coder(), 4)
+    images, labels = torch.zeros(2, 1, 28, 28), torch.tensor([0, 1])
+    for wrong, y in ((to_uint8(images), labels), (images[:, 0], labels), (images, labels[:1])):
+        with pytest.raises(UsageError, match=r"Images are \(n, 1, 28, 28\) float in \[-1, 1\]"):
+            reconstruct(model, wrong, y)
+    with pytest.raises(UsageError, match="no label 9"):
+        reconstruct(model, images, torch.tensor([0, 9]))
+    for wrong, y in ((images, labels), (images[None], labels), (images[:, None], labels[:, None])):
+        with pytest.raises(UsageError, match=r"Pairs are images \(rows, 2, 1, 28, 28\) and labels \(rows, 2\)"):
+            interpolate_images(model, wrong, y)
+    for without in (Duel(TinyConfig(), 4), Decoder()):
+        with pytest.raises(UsageError, match=f"{type(without).__name__} has no latent codes of given images"):
+            interpolate_images(without, images[None], labels[None])
+        with pytest.raises(UsageError, match="no latent codes of given images"):
+            reconstructions(without, images, labels)
+    for draw in (manifold, traverse, lambda model, label: traverse_coordinate(model, label, [0])):
+        with pytest.raises(UsageError, match="Duel has no latent codes, so there is nothing"):
+            draw(Duel(TinyConfig(), 4), 0)
+    assert interpolate(Decoder(), 0, 1).shape == (80, 1, 28, 28)  # codes of its own are enough
 
 
 def test_grid_and_png(tmp_path) -> None:

@@ -1,21 +1,33 @@
 """`mnistgen train MODEL`."""
 
 import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
 from mnistgen import registry
 from mnistgen.checkpoint import HOME, WEIGHTS, load, save
-from mnistgen.cli.training import LOG, Files, train
+from mnistgen.cli.training import LOG, Files, Meter, TrainOptions, remove, train
 from mnistgen.console import duration, out, show
 from mnistgen.data import Dataset, to_float
-from mnistgen.model import GenerativeModel, HasLatents
+from mnistgen.errors import CheckpointError, UsageError
+from mnistgen.files import clear_leftovers
+from mnistgen.model import BaseConfig, GenerativeModel, HasLatents, Trainable
 from mnistgen.report import curves
-from mnistgen.sampling import grid, reconstruct, sample, save_png
+from mnistgen.sampling import grid, reconstructions, sample, save_gif, save_png
+from mnistgen.scoring.measure import LEAST
+from mnistgen.scoring.watch import Watch
 from mnistgen.training import Run, Step, process_group
+
+FRAMES = "frames"  # folder of what each look saw, in the checkpoint's
+MOST_FRAMES = 60  # of the animation
+QUIET_START = 0.1  # share of a run in which missing classes are no news: every model begins there
 
 EXAMPLES = """
 mnistgen train {name}                              defaults, into checkpoints/{name}-mnist
@@ -37,11 +49,59 @@ def run(arguments: list[str], prog: str) -> int:
         return train(_GeneratorFiles, name, registry.model_class(name), flags, f"{prog} {name}", rank)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GeneratorOptions(TrainOptions):
+    """The flags of `train` that every generative model has."""
+
+    watch_every: int | None = None
+    """Steps between looks at 1,000 samples by the audit evaluator; 0: never. Default: an epoch for a model without a
+    validation loss (a GAN), never for others."""
+
+    def __post_init__(self) -> None:
+        if self.watch_every is not None and self.watch_every < 0:
+            raise UsageError(f"--watch-every is {self.watch_every}; it must be zero or more.")
+
+
 class _GeneratorFiles(Files):
     """The checkpoint of a generative model, and pictures of what it makes."""
 
+    Options = GeneratorOptions
     examples = EXAMPLES
     home = HOME
+
+    def __init__(self, name: str, folder: Path, options: TrainOptions, config: BaseConfig, train: Dataset) -> None:
+        super().__init__(name, folder, options, config, train)
+        self._watch: Watch | None = None
+        self._watch_every: int | None = None  # once it is known
+
+    def start(self, state: dict[str, Any] | None) -> None:
+        """Beside what every run does, forget the frames that the run to continue has not come to yet."""
+        super().start(state)
+        clear_leftovers(self.folder / FRAMES)
+        for step, path in self._frames():
+            if state is None or step > state["step"]:
+                remove(path)
+
+    def watch(
+        self, step: Step, meter: Meter, validation: Dataset | None, say: Callable[[str], None]
+    ) -> dict[str, Any] | None:
+        """The audit evaluator's look at 1,000 samples; their frame goes to the folder, missing classes to `say`."""
+        model = step.ema
+        assert isinstance(model, GenerativeModel)
+        if self._watch_every is None:
+            self._watch_every = self._open_watch(model, validation, say)
+        # A run that was interrupted goes on as if it had not been, so its last step is like any other.
+        due = self._watch_every and (step.number % self._watch_every == 0 or (step.last and not step.stopped))
+        if self._watch is None or not due:
+            return None
+        look = self._watch.look(model)
+        save_png(self.folder / FRAMES / f"{step.number:08d}.png", look.frame)
+        meter.watch = look.to_dict()
+        if step.progress > QUIET_START:
+            if look.missing != tuple(meter.warned):
+                say(_news(step.number, look.missing, self.train.class_names))
+            meter.warned = list(look.missing)
+        return meter.watch
 
     def finish(self, step: Step, data: Dataset, validation: Dataset | None, seconds: float) -> None:
         """The pictures, where everything is, and what to do next."""
@@ -54,11 +114,14 @@ class _GeneratorFiles(Files):
         if isinstance(model, HasLatents) and validation is not None:
             columns = min(10, len(validation))
             count = min(40, len(validation) // columns * columns)
-            x, y = validation.images[:count].cpu(), validation.labels[:count]
-            both = torch.stack([x, reconstruct(model, to_float(x), y)])  # each row of images above its own
-            rows = rearrange(both, "two (r c) ... -> (r two c) ...", c=columns)
+            x, y = to_float(validation.images[:count].cpu()), validation.labels[:count]
+            rows = reconstructions(model, x, y, columns=columns)
             save_png(self.pictures / "reconstructions.png", grid(rows, columns), about, scale=2)
         curves(self.folder / LOG, self.pictures / "curves.png", f"{self.name} on {self.train.name}")
+        paths = [path for _, path in self._frames()]
+        if len(paths) > 1:
+            chosen = torch.linspace(0, len(paths) - 1, min(len(paths), MOST_FRAMES)).round().int()
+            save_gif(self.pictures / "training.gif", [_read_frame(paths[i]) for i in chosen.tolist()], about)
         self._tell(picture, data, step, seconds)
 
     def write(self, path: Path, step: Step, scores: dict[str, float]) -> None:
@@ -73,6 +136,26 @@ class _GeneratorFiles(Files):
             scores=scores,
         )
 
+    def _open_watch(self, model: GenerativeModel, validation: Dataset | None, say: Callable[[str], None]) -> int:
+        """Steps between looks, 0 for none; takes in the real images where there are to be any."""
+        options = self.options
+        assert isinstance(options, GeneratorOptions)
+        every = options.watch_every
+        if every is None and _lacks_validation_loss(model, self.train):
+            every = options.validate_every or max(1, round(len(self.train) / self.config.batch_size))
+        if every:
+            real = validation if validation is not None and len(validation) >= LEAST else self.train
+            try:
+                self._watch = Watch(real, device=_device_of(model))
+            except (CheckpointError, UsageError) as error:
+                if options.watch_every:  # who has not asked for it misses nothing
+                    say(f"note: the samples are not watched. {error}")
+        return every if every and self._watch else 0
+
+    def _frames(self) -> list[tuple[int, Path]]:
+        """The frames that there are, with their steps, in order."""
+        return sorted((int(path.stem), path) for path in (self.folder / FRAMES).glob("*.png") if path.stem.isdecimal())
+
     def _tell(self, picture: Tensor, data: Dataset, step: Step, seconds: float) -> None:
         console = out()
         if not self.options.quiet:
@@ -82,12 +165,41 @@ class _GeneratorFiles(Files):
         took = duration(seconds)
         console.print(f"trained {self.name} on {data.name}: {step.number} steps{stopped} in {took}{best}")
         console.print(f"checkpoint  {self.folder / WEIGHTS}", markup=False)
-        pictures = ", ".join(str(path) for path in sorted(self.pictures.glob("*.png")))
+        pictures = ", ".join(str(path) for path in sorted(self.pictures.iterdir()) if path.suffix in (".png", ".gif"))
         console.print(f"pictures    {pictures}", markup=False)
         source = self.folder if self.options.out else self.folder.name
         flags = f"--digits 0-{data.num_classes - 1} --per-digit 10 --seed 0 --out grid.png"
         console.print(f"draw more   python -m mnistgen sample {shlex.quote(str(source))} {flags}", markup=False)
 
 
+def _news(step: int, missing: Sequence[int], class_names: Sequence[str]) -> str:
+    """What a person should know when the set of missing classes has changed."""
+    if not missing:
+        return f"step {step}: the samples show every class again."
+    names = ", ".join(class_names[label] if class_names else str(label) for label in missing)
+    return (
+        f"warning: step {step}: the samples show no {names} (the audit evaluator sees fewer than a tenth of what was "
+        "expected); the model may have collapsed."
+    )
+
+
+@torch.no_grad()
+def _lacks_validation_loss(model: GenerativeModel, data: Dataset) -> bool:
+    """Whether the model, in eval mode, has nothing to compare on held-out images; two images tell."""
+    x, y = to_float(data.images[:2]), data.labels[:2]
+    device = _device_of(model)
+    with torch.random.fork_rng():
+        return model.validation_loss(x.to(device), y.to(device)) is None
+
+
+def _read_frame(path: Path) -> Tensor:
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.array(picture))
+
+
 def _device(run: Run) -> torch.device:
-    return next(run.ema.parameters()).device
+    return _device_of(run.ema)
+
+
+def _device_of(model: Trainable) -> torch.device:
+    return next(model.parameters()).device

@@ -119,7 +119,7 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
             last = step
             meter.add(step)
             if files is not None:
-                files.after(step, meter)
+                files.after(step, meter, files.watch(step, meter, validation, display.note))
                 if step.last or time.monotonic() - saved >= options.save_every:
                     files.save(step, meter)
                     saved = time.monotonic()
@@ -201,12 +201,20 @@ class Meter:
         self.sums: dict[str, float] = dict(state["sums"]) if state else {}
         self.counts: dict[str, int] = dict(state["counts"]) if state else {}
         self.validation: float | None = state["validation"] if state else None
+        self.watch: dict[str, Any] | None = state.get("watch") if state else None  # what the last look saw
+        self.warned: list[int] = list(state.get("warned", ())) if state else []  # missing classes, as last told
         self.record: dict[str, float] = {}
         self._rate: tuple[float, int] | None = None
         self._speed = 0.0
 
     def state(self) -> dict[str, Any]:
-        return {"sums": self.sums, "counts": self.counts, "validation": self.validation}
+        return {
+            "sums": self.sums,
+            "counts": self.counts,
+            "validation": self.validation,
+            "watch": self.watch,
+            "warned": self.warned,
+        }
 
     def add(self, step: Step) -> None:
         for name, value in step.losses.items():
@@ -230,8 +238,13 @@ class Meter:
             **(self.record or step.losses),
             **({"validation": self.validation} if self.validation is not None else {}),
         }
+        seen = ""
+        if self.watch is not None:
+            agreement = self.watch["label_agreement"]
+            seen = "" if agreement is None else f"  agreement {agreement:.1%}"
+            seen += f"  coverage {self.watch['coverage']:.2f}"
         speed = f"  {self._speed:,.0f} images/s" if self._speed else ""
-        return f"step {step.number}  {numbers(shown)}{speed}"
+        return f"step {step.number}  {numbers(shown)}{seen}{speed}"
 
 
 class Files(ABC):
@@ -258,7 +271,7 @@ class Files(ABC):
         clear_leftovers(self.folder)
         if state is None:
             for file in (STATE, LOG, BEST):  # the state first: without it nothing old can be resumed
-                _unlink(self.folder / file)
+                remove(self.folder / file)
         else:
             log = self.folder / LOG
             records = [r for r in (read_log(log) if log.exists() else []) if r["step"] <= state["step"]]
@@ -269,11 +282,24 @@ class Files(ABC):
         with atomic_file(self.folder / OPTIONS) as temporary:
             temporary.write_text(json.dumps(run, indent=2, default=str) + "\n", "utf-8")
 
-    def after(self, step: Step, meter: Meter) -> None:
-        """The log, and the best weights so far."""
+    def watch(
+        self,
+        step: Step,  # noqa: ARG002  for those who look
+        meter: Meter,  # noqa: ARG002
+        validation: Dataset | None,  # noqa: ARG002
+        say: Callable[[str], None],  # noqa: ARG002
+    ) -> dict[str, Any] | None:
+        """What the model's outputs look like, for the log and the meter; None where this is no step to look at.
+
+        `say` prints a line that a person should see.
+        """
+        return None
+
+    def after(self, step: Step, meter: Meter, seen: dict[str, Any] | None) -> None:
+        """The log, with what `watch` has seen in this step, and the best weights so far."""
         every = max(1, min(50, (step.total or 1000) // 20))
         full = step.number % every == 0  # a mean over fewer steps than the others' would stand out of the curve
-        if full or step.validation is not None:
+        if full or step.validation is not None or seen is not None:
             losses = meter.flush() if full else {}
             record = {
                 "step": step.number,
@@ -282,6 +308,7 @@ class Files(ABC):
                 "lr": step.lr,
                 "losses": {key: value if math.isfinite(value) else None for key, value in losses.items()},
                 "validation": step.validation,
+                **({} if seen is None else {"watch": seen}),
             }
             try:
                 with (self.folder / LOG).open("a", encoding="utf-8") as log:
@@ -345,7 +372,8 @@ def _seconds(text: str) -> float:
     return total
 
 
-def _unlink(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file where there is one. Raises `MnistgenError` where it cannot be."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

@@ -1,7 +1,19 @@
 """Networks and distributions that two or more plugins share; each is a formula with shapes."""
 
+from mnistgen.nn.adversarial import Projection, ResidualDiscriminator, ResidualGenerator, score_and_gradient
 from mnistgen.nn.autoencoder import ImageDecoder, ImageEncoder
 from mnistgen.nn.blocks import ClassEmbedding, ResidualBlock
 from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood
 
-__all__ = ["LIKELIHOODS", "ClassEmbedding", "ImageDecoder", "ImageEncoder", "Likelihood", "ResidualBlock"]
+__all__ = [
+    "LIKELIHOODS",
+    "ClassEmbedding",
+    "ImageDecoder",
+    "ImageEncoder",
+    "Likelihood",
+    "Projection",
+    "ResidualBlock",
+    "ResidualDiscriminator",
+    "ResidualGenerator",
+    "score_and_gradient",
+]

@@ -1,0 +1,153 @@
+"""DCGAN: the convolutional GAN that everyone knows, class-conditional by projection.
+
+Radford et al., "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks" (2016),
+https://arxiv.org/abs/1511.06434: strided convolutions, batch normalisation, Adam with beta_1 = 0.5, weights drawn from
+N(0, 0.02^2). The losses are the non-saturating ones of Goodfellow et al. (2014), with f(t) = log(1 + e^t):
+
+    L_D = E f(-D(x)) + E f(D(G(z)))
+    L_G = E f(-D(G(z)))
+
+The class enters the generator beside z, and the discriminator by projection (Miyato & Koyama 2018). The discriminator
+is normalised by the spectral norm of its layers (Miyato et al. 2018) and not over the batch, where real and generated
+images would be told by the company they keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.optim import Adam, Optimizer
+
+from mnistgen import BaseConfig, GenerativeModel, HasDecoder, Loss, Noise, UsageError
+from mnistgen.nn import ClassEmbedding, Projection
+
+CLASS_DIM = 32  # of the generator's class embedding
+SLOPE = 0.2  # of the leaky ReLU
+
+
+@dataclass(frozen=True)
+class DCGANConfig(BaseConfig):
+    """Hyperparameters of `DCGAN`."""
+
+    epochs: float = 30.0
+    """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
+    batch_size: int = 64
+    """Images in a step, over all processes together."""
+    lr: float = 4e-4
+    """Peak learning rate of both networks."""
+    ema_decay: float = 0.999
+    """Decay a step of the averaged weights that are sampled and saved; 0 keeps no average."""
+    beta1: float = 0.5
+    """Adam's decay of the gradients."""
+    latent_dim: int = 64
+    """Length of the code z."""
+    width: int = 64
+    """Channels at 14x14; there are twice as many at 7x7."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("latent_dim", "width"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 <= self.beta1 < 1:
+            raise UsageError(f"beta1 is {self.beta1}; it must be at least 0 and below 1.")
+
+
+class DCGAN(GenerativeModel, HasDecoder):
+    """Deep convolutional GAN with the non-saturating loss, class-conditional by projection (Radford et al. 2016)."""
+
+    Config = DCGANConfig
+    config: DCGANConfig
+    family = "gan"
+    conditional = True
+
+    def __init__(self, config: DCGANConfig, num_classes: int = 10) -> None:
+        super().__init__(config, num_classes)
+        self.latent_shape = (config.latent_dim,)
+        self.generator = Generator(config.latent_dim, num_classes, config.width)
+        self.discriminator = Discriminator(num_classes, config.width)
+
+    def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
+        """The discriminator's loss, then the generator's against the new discriminator, with the same z."""
+        fake = self.generator(torch.randn(len(y), self.config.latent_dim, device=x.device), y)
+
+        real_score, fake_score = self.discriminator(x, y), self.discriminator(fake.detach(), y)
+        loss = F.softplus(-real_score).mean() + F.softplus(fake_score).mean()
+        yield Loss(loss, self.discriminator, {"real": real_score.mean(), "fake": fake_score.mean()})
+
+        yield Loss(F.softplus(-self.discriminator(fake, y)).mean(), self.generator)
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        betas = (self.config.beta1, 0.999)
+        return {
+            part: Adam(part.parameters(), self.config.lr, betas, fused=True)
+            for part in (self.discriminator, self.generator)
+        }
+
+    def validation_loss(self, x: Tensor, y: Tensor) -> Tensor | None:  # noqa: ARG002
+        """None: what the networks play for is no measure of the samples."""
+        return None
+
+    def sample(self, y: Tensor, *, noise: Noise, truncation: float = 1.0) -> Tensor:
+        """The image of z ~ N(0, I); `truncation` scales z, below 1 for safer and more alike images."""
+        return self.decode(truncation * noise.normal(*self.latent_shape), y)
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        images: Tensor = self.generator(z, y)
+        return images
+
+
+class Generator(nn.Module):
+    """G(z, y): a 7x7 map, and two transposed convolutions that double it."""
+
+    def __init__(self, latent_dim: int, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding = ClassEmbedding(num_classes, CLASS_DIM)
+        self.seed = nn.Linear(latent_dim + CLASS_DIM, 2 * width * 7 * 7, bias=False)
+        self.norm7 = nn.BatchNorm2d(2 * width)
+        self.to14 = nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1, bias=False)
+        self.norm14 = nn.BatchNorm2d(width)
+        self.to28 = nn.ConvTranspose2d(width, 1, 4, stride=2, padding=1)
+        _initialise(self)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """(b, latent_dim), labels or class weights -> (b, 1, 28, 28) float32 in [-1, 1]."""
+        h = self.seed(torch.cat([z, self.embedding(y)], 1))
+        h = rearrange(h, "b (c h w) -> b c h w", h=7, w=7).contiguous(memory_format=torch.channels_last)
+        h = self.to14(F.relu(self.norm7(h)))
+        return torch.tanh(self.to28(F.relu(self.norm14(h))).float())
+
+
+class Discriminator(nn.Module):
+    """D(x, y): three strided convolutions and a projection."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.to14 = nn.Conv2d(1, width, 4, stride=2, padding=1)
+        self.to7 = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
+        self.to4 = nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1)
+        _initialise(self)
+        for layer in (self.to14, self.to7, self.to4):
+            spectral_norm(layer)
+        self.head = Projection(2 * width * 4 * 4, num_classes)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """(b, 1, 28, 28), (b,) -> (b,) float32."""
+        h = F.leaky_relu(self.to14(x), SLOPE)
+        h = F.leaky_relu(self.to7(h), SLOPE)
+        h = F.leaky_relu(self.to4(h), SLOPE)
+        score: Tensor = self.head(rearrange(h, "b c h w -> b (c h w)").float(), y)
+        return score
+
+
+def _initialise(network: nn.Module) -> None:
+    """The paper's N(0, 0.02^2)."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=0.02)
