@@ -160,18 +160,20 @@ def test_dcgan_losses_at_a_discriminator_that_knows_nothing() -> None:
     model = make("dcgan")
     assert isinstance(model, DCGAN)
     model.discriminator = Slope(0.0)  # type: ignore[assignment]
-    values = [float(loss.value) for loss in model.losses(torch.randn(4, 1, 28, 28), torch.arange(4))]
+    values = [float(loss.value.detach()) for loss in model.losses(torch.randn(4, 1, 28, 28), torch.arange(4))]
     assert values == pytest.approx([2 * math.log(2), math.log(2)])
 
 
-def test_dcgan_discriminator_layers_have_spectral_norm_one() -> None:
-    model = make("dcgan").train()
-    assert isinstance(model, DCGAN)
-    for _ in range(60):
-        model.discriminator(torch.randn(2, 1, 28, 28), torch.arange(2))
-    model.eval()
-    for layer in (model.discriminator.to14, model.discriminator.to7, model.discriminator.to4):
-        assert float(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(1, abs=0.02)
+def test_dcgan_normalises_real_and_generated_images_apart() -> None:
+    """What the discriminator says of real images does not hang on the generated ones of the step."""
+    real: list[float] = []
+    for grey in (-1.0, 0.5):
+        model = make("dcgan").train()
+        assert isinstance(model, DCGAN)
+        model.generator = Everywhere(grey)  # type: ignore[assignment]
+        x = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+        real.append(float(next(iter(model.losses(x, torch.arange(4)))).logs["real"]))
+    assert real[0] == real[1]
 
 
 def test_a_projection_is_linear_in_the_class() -> None:
@@ -187,7 +189,7 @@ def test_a_projection_is_linear_in_the_class() -> None:
 def test_an_untrained_generator_passes_the_variance_of_z() -> None:
     torch.manual_seed(0)
     images = ResidualGenerator(64, 10, width=32, blocks=2)(torch.randn(64, 64), torch.zeros(64, dtype=torch.int64))
-    assert 0.3 < float(images.std(0).mean()) < 3
+    assert 0.3 < float(images.std(0).mean()) < 1
 
 
 @pytest.mark.parametrize("name", ["dcgan", "wgan_gp", "r3gan"])

@@ -7,9 +7,9 @@ N(0, 0.02^2). The losses are the non-saturating ones of Goodfellow et al. (2014)
     L_D = E f(-D(x)) + E f(D(G(z)))
     L_G = E f(-D(G(z)))
 
-The class enters the generator beside z, and the discriminator by projection (Miyato & Koyama 2018). The discriminator
-is normalised by the spectral norm of its layers (Miyato et al. 2018) and not over the batch, where real and generated
-images would be told by the company they keep.
+The class enters the generator beside z, and the discriminator by projection (Miyato & Koyama 2018). Real and generated
+images go through the discriminator apart, each batch normalised by its own statistics: images that are too much like
+each other stand out by those.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import Adam, Optimizer
 
 from mnistgen import BaseConfig, GenerativeModel, HasDecoder, Loss, Noise, UsageError
@@ -35,7 +34,7 @@ SLOPE = 0.2  # of the leaky ReLU
 class DCGANConfig(BaseConfig):
     """Hyperparameters of `DCGAN`."""
 
-    epochs: float = 30.0
+    epochs: float = 15.0
     """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
     batch_size: int = 64
     """Images in a step, over all processes together."""
@@ -130,18 +129,18 @@ class Discriminator(nn.Module):
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
         self.to14 = nn.Conv2d(1, width, 4, stride=2, padding=1)
-        self.to7 = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
-        self.to4 = nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1)
+        self.to7 = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=False)
+        self.norm7 = nn.BatchNorm2d(2 * width)
+        self.to4 = nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1, bias=False)
+        self.norm4 = nn.BatchNorm2d(2 * width)
         _initialise(self)
-        for layer in (self.to14, self.to7, self.to4):
-            spectral_norm(layer)
         self.head = Projection(2 * width * 4 * 4, num_classes)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """(b, 1, 28, 28), (b,) -> (b,) float32."""
         h = F.leaky_relu(self.to14(x), SLOPE)
-        h = F.leaky_relu(self.to7(h), SLOPE)
-        h = F.leaky_relu(self.to4(h), SLOPE)
+        h = F.leaky_relu(self.norm7(self.to7(h)), SLOPE)
+        h = F.leaky_relu(self.norm4(self.to4(h)), SLOPE)
         score: Tensor = self.head(rearrange(h, "b c h w -> b (c h w)").float(), y)
         return score
 

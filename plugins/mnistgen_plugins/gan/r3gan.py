@@ -34,7 +34,7 @@ class R3GANConfig(BaseConfig):
     """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
     batch_size: int = 64
     """Images in a step, over all processes together."""
-    lr: float = 5e-4
+    lr: float = 1e-3
     """Peak learning rate of both networks."""
     ema_decay: float = 0.999
     """Decay a step of the averaged weights that are sampled and saved; 0 keeps no average."""
@@ -122,5 +122,5 @@ class R3GAN(GenerativeModel, HasDecoder):
         return self.decode(truncation * noise.normal(*self.latent_shape), y)
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        images: Tensor = self.generator(z, y).clamp(-1, 1)
+        images: Tensor = self.generator(z, y)
         return images

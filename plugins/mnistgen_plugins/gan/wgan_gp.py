@@ -29,11 +29,11 @@ from mnistgen.nn import ResidualDiscriminator, ResidualGenerator, score_and_grad
 class WGANGPConfig(BaseConfig):
     """Hyperparameters of `WGANGP`."""
 
-    epochs: float = 30.0
+    epochs: float = 20.0
     """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
-    batch_size: int = 192
+    batch_size: int = 96
     """Images in a step, over all processes together: each of the critic's steps has its share of them."""
-    lr: float = 5e-4
+    lr: float = 1e-3
     """Peak learning rate of both networks."""
     ema_decay: float = 0.999
     """Decay a step of the averaged weights that are sampled and saved; 0 keeps no average."""
@@ -78,14 +78,14 @@ class WGANGP(GenerativeModel, HasDecoder):
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """The critic's loss on each share of the images, then the generator's."""
         for real, labels in zip(x.chunk(self.config.critic_steps), y.chunk(self.config.critic_steps), strict=True):
-            fake = self.decode_freely(labels).detach()
+            fake = self.generate(labels).detach()
             wasserstein = self.critic(real, labels).mean() - self.critic(fake, labels).mean()
             penalty = self.penalty(real, fake, labels)
             loss = -wasserstein + self.config.penalty * penalty
             yield Loss(loss, self.critic, {"wasserstein": wasserstein, "penalty": penalty})
 
         labels = y.chunk(self.config.critic_steps)[0]
-        yield Loss(-self.critic(self.decode_freely(labels), labels).mean(), self.generator)
+        yield Loss(-self.critic(self.generate(labels), labels).mean(), self.generator)
 
     def penalty(self, real: Tensor, fake: Tensor, y: Tensor) -> Tensor:
         """E (|grad D(x', y)| - 1)^2 at a random point x' on the line between each pair of images."""
@@ -94,8 +94,8 @@ class WGANGP(GenerativeModel, HasDecoder):
         norm: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         return (norm - 1).square().mean()
 
-    def decode_freely(self, y: Tensor) -> Tensor:
-        """G(z, y) at a random z, not held in [-1, 1], (b,) -> (b, 1, 28, 28)."""
+    def generate(self, y: Tensor) -> Tensor:
+        """G(z, y) at a random z, (b,) -> (b, 1, 28, 28)."""
         images: Tensor = self.generator(torch.randn(len(y), self.config.latent_dim, device=y.device), y)
         return images
 
@@ -114,5 +114,5 @@ class WGANGP(GenerativeModel, HasDecoder):
         return self.decode(truncation * noise.normal(*self.latent_shape), y)
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        images: Tensor = self.generator(z, y).clamp(-1, 1)
+        images: Tensor = self.generator(z, y)
         return images

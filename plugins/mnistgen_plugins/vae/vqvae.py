@@ -28,6 +28,7 @@ from mnistgen import BaseConfig, GenerativeModel, HasLikelihood, Loss, Noise, Us
 from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ResidualBlock
 
 SIDE = 7  # the codes are a map of 7x7
+NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # (down, right) of a place; drawn before it
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,13 @@ class FSQ(nn.Module):
         self.register_buffer("basis", torch.tensor(basis).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Any numbers (b, d, h, w) -> their levels, as values in [-1, 1]; the gradient is that before the rounding."""
+        """Any numbers (b, d, h, w) -> their levels, as values in [-1, 1]; the gradient is that before the rounding.
+
+        The numbers of an image are brought to mean 0 and variance 1 first: else early steps can drive them to where
+        tanh has no gradient, and every image to one code.
+        """
         steps = (self.levels - 1) / 2
-        z = torch.tanh(h)
+        z = torch.tanh(F.layer_norm(h, h.shape[1:]))
         return z + (((z + 1) * steps).round() / steps - 1 - z).detach()
 
     def codes_of(self, z: Tensor) -> Tensor:
@@ -192,24 +197,35 @@ class FSQ(nn.Module):
 
 
 class Transformer(nn.Module):
-    """p(c | y): causal self-attention over the codes, row by row, after a first token that is the class."""
+    """p(c | y): causal self-attention over the codes, row by row from the top.
+
+    What enters at a place is the class, the place, and the neighbours that are known there (to the left, and the three
+    above): attention need not find them first, which a short training has no time for.
+    """
 
     def __init__(self, codes: int, num_classes: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
         self.embedding = ClassEmbedding(num_classes, width)
-        self.tokens = nn.Embedding(codes, width)
         self.positions = nn.Parameter(0.1 * torch.randn(SIDE * SIDE, width))
+        self.neighbours = nn.ModuleList(nn.Embedding(codes + 1, width) for _ in NEIGHBOURS)  # the last one: none there
         self.layers = nn.ModuleList(_Layer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, codes)
-        nn.init.normal_(self.tokens.weight, std=0.1)
+        self.nowhere = codes
+        for table in self.neighbours:
+            nn.init.normal_(table.weight, std=0.5)  # type: ignore[arg-type]
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        places = torch.arange(SIDE * SIDE).view(SIDE, SIDE)
+        padded = F.pad(places, (1, 1, 1, 0), value=SIDE * SIDE)  # (8, 9), with a place for none around
+        where = [padded[1 + up : 1 + up + SIDE, 1 + left : 1 + left + SIDE].flatten() for up, left in NEIGHBOURS]
+        self.register_buffer("where", torch.stack(where), persistent=False)  # (4, 49), places of the neighbours
+
+    where: Tensor
 
     def log_prob(self, c: Tensor, y: Tensor) -> Tensor:
         """log p(c | y) in nats: (b, 49) int64, (b,) -> (b,)."""
-        h = self.tokens(c[:, :-1]) + self.positions[1:]
-        h = torch.cat([self._first(y), h], 1)
+        h = self._enter(c, y, slice(None))
         for layer in self.layers:
             h = layer(h)
         logits = self.out(self.norm(h)).float()
@@ -218,21 +234,23 @@ class Transformer(nn.Module):
     def sample(self, y: Tensor, noise: Noise, temperature: float) -> Tensor:
         """Codes one after the other, (b,) -> (b, 49); each layer remembers the keys and values of those before."""
         memories: list[tuple[Tensor, Tensor] | None] = [None] * len(self.layers)
-        drawn: list[Tensor] = []
-        h = self._first(y)
-        for position in range(SIDE * SIDE):
+        c = torch.full((len(y), SIDE * SIDE), self.nowhere, device=y.device)
+        for place in range(SIDE * SIDE):
+            h = self._enter(c, y, slice(place, place + 1))
             for i, layer in enumerate(self.layers):
                 assert isinstance(layer, _Layer)
                 h, memories[i] = layer.extend(h, memories[i])
             logits = self.out(self.norm(h[:, 0])).float()
-            drawn.append(noise.categorical(logits / temperature))
-            if position + 1 < SIDE * SIDE:
-                h = (self.tokens(drawn[-1]) + self.positions[position + 1])[:, None]
-        return torch.stack(drawn, 1)
+            c[:, place] = noise.categorical(logits / temperature)
+        return c
 
-    def _first(self, y: Tensor) -> Tensor:
-        first: Tensor = self.embedding(y) + self.positions[0]
-        return first[:, None]  # (b, 1, width)
+    def _enter(self, c: Tensor, y: Tensor, places: slice) -> Tensor:
+        """What the first layer sees at some places, (b, n, width)."""
+        known = F.pad(c, (0, 1), value=self.nowhere)[:, self.where[:, places]]  # (b, 4, n)
+        h: Tensor = self.embedding(y)[:, None] + self.positions[places]
+        for i, table in enumerate(self.neighbours):
+            h = h + table(known[:, i])
+        return h
 
 
 class _Layer(nn.Module):
