@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from mnistgen_plugins.vae.vqvae import FSQ, SIDE, VQVAE, Transformer, VQVAEConfig, usage
+from mnistgen_plugins.vae.vqvae import FSQ, SIDE, VQVAE, Transformer, VQVAEConfig, nll, usage
 from torch import Tensor
 
 from mnistgen import Noise, UsageError
@@ -60,37 +60,63 @@ def test_usage_of_one_code_and_of_all() -> None:
     assert (float(every["codes_used"]), float(every["perplexity"])) == pytest.approx((1.0, 8.0))
 
 
-def test_the_probabilities_of_the_last_code_add_up() -> None:
-    """Summed over the last code, p(c | y) no longer hangs on it, and what is left is p of the others."""
+@pytest.mark.parametrize("levels", LEVELS)
+def test_the_softened_choice_is_a_distribution_around_the_hard_one(levels: tuple[int, ...]) -> None:
+    quantizer = FSQ(levels)
+    h = torch.randn(20, len(levels), 3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    q = quantizer.nearness(h)
+    torch.testing.assert_close(q.sum(-1), torch.ones(20, 3, 3))
+    assert torch.equal(q.argmax(-1), quantizer.codes_of(quantizer(h).detach()))
+    q[..., 0].sum().backward()
+    assert h.grad is not None
+    assert float(h.grad.abs().max()) > 0
+
+
+def test_the_encoder_is_asked_for_codes_that_the_prior_foretells() -> None:
+    """With a prior that knows only code 0, the rate's gradient moves the encoder towards code 0."""
+    quantizer = FSQ((4, 4))
+    h = torch.randn(1, 2, 7, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    cost = torch.ones(16)
+    cost[0] = 0.0
+    for _ in range(200):
+        (gradient,) = torch.autograd.grad((quantizer.nearness(h) * cost).sum(), h)
+        h = (h - 0.5 * gradient).detach().requires_grad_()
+    before = quantizer.codes_of(quantizer(torch.randn_like(h)).detach())
+    after = quantizer.codes_of(quantizer(h).detach())
+    assert int((after == 0).sum()) > int((before == 0).sum())
+
+
+def test_no_place_sees_its_own_code_or_a_later_one() -> None:
+    network, y = prior(), torch.tensor([1])
+    c = random_codes(1, 6)
+    logits = network(c, y)
+    for place in (0, 6, 7, 24, 48):
+        changed = c.clone()
+        changed[0, place] = (c[0, place] + 1) % 6
+        moved = (network(changed, y) - logits).abs().amax((0, 2)) > 1e-6
+        assert not moved[: place + 1].any()
+        assert moved[place + 1 :].all()
+
+
+def test_what_enters_is_the_code_before_and_the_three_above() -> None:
     network, codes = prior(), 6
-    c = random_codes(1, codes).repeat(codes, 1)
-    c[:, -1] = torch.arange(codes)
-    y = torch.ones(codes, dtype=torch.int64)
-    whole = network.log_prob(c, y).logsumexp(0)
-    before = [network.log_prob(torch.cat([c[:1, :-1], c[i : i + 1, -1:]], 1), y[:1]) for i in range(codes)]
-    torch.testing.assert_close(torch.cat(before).logsumexp(0), whole)
-    c[:, -2] = torch.arange(codes)  # the last two alike; a code must not see itself or what follows
-    first = terms(network, c, y)[:, : SIDE * SIDE - 2]
-    torch.testing.assert_close(first, first[:1].expand_as(first))
+    c = random_codes(1, codes)
+    grid = c.view(SIDE, SIDE)
+    rows = torch.full((SIDE + 2, SIDE + 2), codes)  # a frame of "none there"
+    rows[1:-1, 1:-1] = grid
+    h = network._enter(c, torch.tensor([2]), slice(None)) - network.embedding.weight[2] - network.positions
+    for place in range(SIDE * SIDE):
+        r, k = place // SIDE + 1, place % SIDE + 1
+        before = c[0, place - 1] if place else torch.tensor(codes)
+        known = (before, rows[r - 1, k - 1], rows[r - 1, k], rows[r - 1, k + 1])
+        expected = sum(table.weight[int(code)] for table, code in zip(network.neighbours, known, strict=True))
+        torch.testing.assert_close(h[0, place], expected, rtol=0, atol=1e-5)
 
 
-def terms(network: Transformer, c: Tensor, y: Tensor) -> Tensor:
-    """log p(c_i | before, y) for each place, (b, 49), by the gradient-free definition."""
-    logits = logits_of(network, c, y)
-    return logits.log_softmax(-1).gather(-1, c[..., None])[..., 0]
-
-
-def logits_of(network: Transformer, c: Tensor, y: Tensor) -> Tensor:
-    h = network._enter(c, y, slice(None))
-    for layer in network.layers:
-        h = layer(h)
-    return network.out(network.norm(h))
-
-
-def test_log_prob_is_the_sum_of_the_terms() -> None:
-    network = prior()
-    c, y = random_codes(4, 6), torch.tensor([0, 1, 2, 0])
-    torch.testing.assert_close(network.log_prob(c, y), terms(network, c, y).sum(1))
+def test_nll_is_minus_the_sum_of_the_logarithms() -> None:
+    logits, c = torch.randn(3, 49, 5), random_codes(3, 5)
+    expected = -logits.log_softmax(-1).gather(-1, c[..., None]).sum((1, 2))
+    torch.testing.assert_close(nll(logits, c), expected)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -99,7 +125,7 @@ def test_sampling_with_a_memory_draws_from_the_whole_model(temperature: float) -
     network, y = prior(), torch.tensor([2, 0, 1, 1])
     with torch.no_grad():
         drawn = network.sample(y, Noise(3, range(4)), temperature)
-        logits = logits_of(network, drawn, y) / temperature
+        logits = network(drawn, y) / temperature
     noise = Noise(3, range(4))
     again = torch.stack([noise.categorical(logits[:, i]) for i in range(SIDE * SIDE)], 1)
     assert torch.equal(drawn, again)
@@ -109,15 +135,16 @@ def test_the_bound_is_the_sum_of_both_parts() -> None:
     torch.manual_seed(0)
     model = VQVAE(VQVAEConfig(width=8, prior_width=16, prior_layers=1, prior_heads=2)).eval()
     x, y = torch.rand(4, 1, 28, 28).mul(255).round() / 127.5 - 1, torch.arange(4)
-    losses = [loss.value for loss in model.losses(x, y)]
-    torch.testing.assert_close(-model.log_prob(x, y).mean(), losses[0] + losses[1])
-    torch.testing.assert_close(model.validation_loss(x, y), losses[0] + losses[1])
+    autoencoder, prior = model.losses(x, y)
+    expected = autoencoder.logs["reconstruction"] + prior.value
+    torch.testing.assert_close(-model.log_prob(x, y).mean(), expected)
+    torch.testing.assert_close(model.validation_loss(x, y), expected)
 
 
 def test_an_untrained_prior_is_uniform() -> None:
     model = VQVAE(VQVAEConfig())
-    c = random_codes(2, 64)
-    torch.testing.assert_close(model.prior.log_prob(c, torch.tensor([0, 9])), torch.full((2,), -49 * math.log(64)))
+    c = random_codes(2, 16)
+    torch.testing.assert_close(nll(model.prior(c, torch.tensor([0, 9])), c), torch.full((2,), 49 * math.log(16)))
 
 
 @pytest.mark.parametrize("change", [{"levels": (1, 4)}, {"levels": ()}, {"prior_heads": 5}, {"width": 0}])

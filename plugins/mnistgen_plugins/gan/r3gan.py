@@ -42,9 +42,9 @@ class R3GANConfig(BaseConfig):
     """Adam's decay of the squared gradients; that of the gradients is 0."""
     gamma: float = 1.0
     """Weight of the gradient penalties when training begins."""
-    gamma_end: float = 0.1
+    gamma_end: float = 0.3
     """Weight of the gradient penalties after `gamma_steps`."""
-    gamma_steps: int = 4000
+    gamma_steps: int = 6000
     """Steps over which the weight of the penalties falls, by a half cosine."""
     latent_dim: int = 64
     """Length of the code z."""

@@ -5,10 +5,13 @@ those of finite scalar quantization (Mentzer et al. 2024, https://arxiv.org/abs/
 numbers is rounded to one of its levels, and the gradient passes the rounding as if it were not there. So there is no
 codebook to learn, to collapse or to restart, and no commitment loss. Each step minimises two losses in nats an image:
 
-    -log p(x | c),  c = codes(x)                                            for the encoder and the decoder
+    -log p(x | c, y) + rate * E_q[-log p(c | y)],  c = codes(x)             for the encoder and the decoder
     -log p(c | y) = -sum_i log p(c_i | c_1, ..., c_{i-1}, y)                for the prior, a causal transformer
 
-Their sum bounds -log p(x | y) from above, because c is one of the codes from which x could have come.
+The second term of the first, which the paper leaves out, asks the encoder for codes that the prior can foretell, as
+entropy-constrained quantizers do (Chou et al. 1989); q softens the rounding, so that the encoder has a gradient. What
+both minimise, -log p(x | c, y) - log p(c | y), bounds -log p(x | y) from above, because c is one of the codes from
+which x could have come.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ from torch.optim import AdamW, Optimizer
 from mnistgen import BaseConfig, GenerativeModel, HasLikelihood, Loss, Noise, UsageError
 from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ResidualBlock
 
+CLASS_DIM = 64  # of the decoder's class embedding
 SIDE = 7  # the codes are a map of 7x7
-NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # (down, right) of a place; drawn before it
+NEIGHBOURS = 4  # the code before a place, and those above it: to the left, straight and to the right
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ class VQVAEConfig(BaseConfig):
         "zero_inflated"
     )
     """Distribution of a pixel given the codes."""
-    levels: tuple[int, ...] = (4, 4, 4)
+    rate: float = 0.5
+    """Weight of the codes' nats under the prior in the encoder's loss; 0, as in the paper, lets it ignore the prior."""
+    levels: tuple[int, ...] = (4, 4)
     """Levels of each number that is rounded; their product is the number of codes."""
     width: int = 32
     """Channels at 14x14; there are three times as many at 7x7."""
@@ -69,6 +75,8 @@ class VQVAEConfig(BaseConfig):
         for name in ("width", "blocks", "prior_width", "prior_layers", "prior_heads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.rate < 0:
+            raise UsageError(f"rate is {self.rate}; it must be zero or more.")
         if not self.levels or min(self.levels) < 2:
             raise UsageError(f"levels is {self.levels}; give one or more numbers of at least 2.")
         if self.prior_width % self.prior_heads:
@@ -87,7 +95,7 @@ class VQVAE(GenerativeModel, HasLikelihood):
 
     def __init__(self, config: VQVAEConfig, num_classes: int = 10) -> None:
         super().__init__(config, num_classes)
-        self.autoencoder = Autoencoder(config)
+        self.autoencoder = Autoencoder(config, num_classes)
         self.likelihood_of = self.autoencoder.pixels.of
         self.prior = Transformer(
             self.autoencoder.quantizer.codes, num_classes, config.prior_width, config.prior_layers, config.prior_heads
@@ -95,35 +103,39 @@ class VQVAE(GenerativeModel, HasLikelihood):
 
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """The autoencoder's loss, then the prior's, in nats an image."""
-        c, reconstruction = self.autoencoder.terms(x)
-        yield Loss(reconstruction.mean(), self.autoencoder, usage(c, self.autoencoder.quantizer.codes))
+        c, q, reconstruction = self.autoencoder.terms(x, y)
+        logits = self.prior(c, y)
+        rate = -(q * logits.detach().log_softmax(-1)).sum((1, 2))
+        loss = reconstruction.mean() + self.config.rate * rate.mean()
+        logs = {"reconstruction": reconstruction.mean(), **usage(c, self.autoencoder.quantizer.codes)}
+        yield Loss(loss, self.autoencoder, logs)
 
-        yield Loss(-self.prior.log_prob(c, y).mean(), self.prior)
+        yield Loss(nll(logits, c).mean(), self.prior)
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         parts, decay = (self.autoencoder, self.prior), self.config.weight_decay
         return {part: AdamW(part.parameters(), self.config.lr, weight_decay=decay, fused=True) for part in parts}
 
     def validation_loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """The sum of both, a bound of -log p(x | y) in nats an image."""
+        """The bound of -log p(x | y) in nats an image."""
         return -self.log_prob(x, y).mean()
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
-        """log p(x | c) + log p(c | y) with c = codes(x), below log p(x | y)."""
-        c, reconstruction = self.autoencoder.terms(x)
-        return self.prior.log_prob(c, y) - reconstruction
+        """log p(x | c, y) + log p(c | y) with c = codes(x), below log p(x | y)."""
+        c, _, reconstruction = self.autoencoder.terms(x, y)
+        return -nll(self.prior(c, y), c) - reconstruction
 
     def sample(self, y: Tensor, *, noise: Noise, temperature: float = 1.0) -> Tensor:
         """The image of codes from the prior, whose logits are divided by `temperature`."""
         if temperature <= 0:
             raise UsageError(f"temperature is {temperature}; it must be above 0.")
-        return self.autoencoder.image(self.prior.sample(y, noise, temperature))
+        return self.autoencoder.image(self.prior.sample(y, noise, temperature), y)
 
 
 class Autoencoder(nn.Module):
-    """c = codes(x) and p(x | c)."""
+    """c = codes(x) and p(x | c, y)."""
 
-    def __init__(self, config: VQVAEConfig) -> None:
+    def __init__(self, config: VQVAEConfig, num_classes: int) -> None:
         super().__init__()
         width, blocks = config.width, config.blocks
         self.quantizer = FSQ(config.levels)
@@ -136,30 +148,39 @@ class Autoencoder(nn.Module):
             nn.SiLU(),
             nn.Conv2d(3 * width, len(config.levels), 1),
         )
-        self.decoder = nn.Sequential(
-            nn.Conv2d(len(config.levels), 3 * width, 3, padding=1),  # (b, 3 width, 7, 7)
-            *(ResidualBlock(3 * width) for _ in range(blocks)),
-            nn.SiLU(),
-            nn.Conv2d(3 * width, 4 * width, 1),
-            nn.PixelShuffle(2),  # (b, width, 14, 14)
-            *(ResidualBlock(width) for _ in range(blocks)),
-            nn.SiLU(),
-            nn.Conv2d(width, 4 * 16, 3, padding=1),
-            nn.PixelShuffle(2),  # (b, 16, 28, 28)
-            nn.SiLU(),
-            nn.Conv2d(16, self.pixels.channels, 3, padding=1),
-        )
+        self.embedding = ClassEmbedding(num_classes, CLASS_DIM)
+        self.expand = nn.Conv2d(len(config.levels), 3 * width, 3, padding=1)
+        self.blocks7 = nn.ModuleList(ResidualBlock(3 * width, CLASS_DIM) for _ in range(blocks))
+        self.to14 = nn.Conv2d(3 * width, 4 * width, 1)
+        self.blocks14 = nn.ModuleList(ResidualBlock(width, CLASS_DIM) for _ in range(blocks))
+        self.to28 = nn.Conv2d(width, 4 * 16, 3, padding=1)
+        self.out = nn.Conv2d(16, self.pixels.channels, 3, padding=1)
 
-    def terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes of each image, (b, 49) int64, and -log p(x | c), (b,) nats."""
-        z = self.quantizer(self.encoder(x).float())
+    def terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The codes (b, 49) int64 of each image, the softened choice of them (b, 49, codes), -log p(x | c, y) (b,)."""
+        h = self.encoder(x).float()
+        z = self.quantizer(h)
         c = rearrange(self.quantizer.codes_of(z.detach()), "b h w -> b (h w)")
-        return c, -self.pixels.log_prob(self.decoder(z).float(), x)
+        q = rearrange(self.quantizer.nearness(h), "b h w k -> b (h w) k")
+        return c, q, -self.pixels.log_prob(self._decode(z, y), x)
 
-    def image(self, c: Tensor) -> Tensor:
-        """(b, 49) int64 -> (b, 1, 28, 28) in [-1, 1]."""
+    def image(self, c: Tensor, y: Tensor) -> Tensor:
+        """(b, 49) int64, (b,) -> (b, 1, 28, 28) in [-1, 1]."""
         z = self.quantizer.values_of(rearrange(c, "b (h w) -> b h w", h=SIDE))
-        return self.pixels.image(self.decoder(z.contiguous(memory_format=torch.channels_last)).float())
+        return self.pixels.image(self._decode(z.contiguous(memory_format=torch.channels_last), y))
+
+    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """Values of codes (b, d, 7, 7) -> parameters of the pixels, (b, channels, 28, 28) float32."""
+        e = self.embedding(y)
+        h = self.expand(z)
+        for block in self.blocks7:
+            h = block(h, e)
+        h = F.pixel_shuffle(self.to14(F.silu(h)), 2)  # (b, width, 14, 14)
+        for block in self.blocks14:
+            h = block(h, e)
+        h = F.pixel_shuffle(self.to28(F.silu(h)), 2)  # (b, 16, 28, 28)
+        parameters: Tensor = self.out(F.silu(h)).float()
+        return parameters
 
 
 class FSQ(nn.Module):
@@ -182,8 +203,23 @@ class FSQ(nn.Module):
         tanh has no gradient, and every image to one code.
         """
         steps = (self.levels - 1) / 2
-        z = torch.tanh(F.layer_norm(h, h.shape[1:]))
+        z = self._bounded(h)
         return z + (((z + 1) * steps).round() / steps - 1 - z).detach()
+
+    def nearness(self, h: Tensor) -> Tensor:
+        """A softened choice of the code, (b, d, h, w) -> (b, h, w, codes), rows adding up to 1.
+
+        For each number, softmax of -2 (distance to a level / step between levels)^2; the product over the numbers.
+        """
+        z, q = self._bounded(h), h.new_ones(1, 1, 1, 1)
+        for i, count in enumerate(self.levels.flatten().tolist()):
+            values = torch.linspace(-1, 1, count, device=h.device)
+            distance = (z[:, i, ..., None] - values) * (count - 1) / 2  # (b, h, w, count), in steps
+            q = rearrange((-2 * distance.square()).softmax(-1)[..., None] * q[..., None, :], "b h w n k -> b h w (n k)")
+        return q
+
+    def _bounded(self, h: Tensor) -> Tensor:
+        return torch.tanh(F.layer_norm(h, h.shape[1:]))
 
     def codes_of(self, z: Tensor) -> Tensor:
         """Values as `forward` gives them, (b, d, h, w) -> (b, h, w) int64 in [0, codes)."""
@@ -199,15 +235,17 @@ class FSQ(nn.Module):
 class Transformer(nn.Module):
     """p(c | y): causal self-attention over the codes, row by row from the top.
 
-    What enters at a place is the class, the place, and the neighbours that are known there (to the left, and the three
-    above): attention need not find them first, which a short training has no time for.
+    What enters at a place is the class, the place, the code before and the three above: attention need not find them
+    first, which a short training has no time for.
     """
 
     def __init__(self, codes: int, num_classes: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
         self.embedding = ClassEmbedding(num_classes, width)
         self.positions = nn.Parameter(0.1 * torch.randn(SIDE * SIDE, width))
-        self.neighbours = nn.ModuleList(nn.Embedding(codes + 1, width) for _ in NEIGHBOURS)  # the last one: none there
+        self.neighbours = nn.ModuleList(
+            nn.Embedding(codes + 1, width) for _ in range(NEIGHBOURS)
+        )  # the last one: none there
         self.layers = nn.ModuleList(_Layer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, codes)
@@ -218,18 +256,19 @@ class Transformer(nn.Module):
         nn.init.zeros_(self.out.bias)
         places = torch.arange(SIDE * SIDE).view(SIDE, SIDE)
         padded = F.pad(places, (1, 1, 1, 0), value=SIDE * SIDE)  # (8, 9), with a place for none around
-        where = [padded[1 + up : 1 + up + SIDE, 1 + left : 1 + left + SIDE].flatten() for up, left in NEIGHBOURS]
-        self.register_buffer("where", torch.stack(where), persistent=False)  # (4, 49), places of the neighbours
+        above = [padded[:SIDE, 1 + right : 1 + right + SIDE].flatten() for right in (-1, 0, 1)]
+        before = (places.flatten() - 1) % (SIDE * SIDE + 1)
+        self.register_buffer("where", torch.stack([before, *above]), persistent=False)  # (4, 49)
 
     where: Tensor
 
-    def log_prob(self, c: Tensor, y: Tensor) -> Tensor:
-        """log p(c | y) in nats: (b, 49) int64, (b,) -> (b,)."""
+    def forward(self, c: Tensor, y: Tensor) -> Tensor:
+        """Logits of the code at each place given those before: (b, 49) int64, (b,) -> (b, 49, codes) float32."""
         h = self._enter(c, y, slice(None))
         for layer in self.layers:
             h = layer(h)
-        logits = self.out(self.norm(h)).float()
-        return -F.cross_entropy(logits.transpose(1, 2), c, reduction="none").sum(1)
+        logits: Tensor = self.out(self.norm(h)).float()
+        return logits
 
     def sample(self, y: Tensor, noise: Noise, temperature: float) -> Tensor:
         """Codes one after the other, (b,) -> (b, 49); each layer remembers the keys and values of those before."""
@@ -295,6 +334,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         weights = weights.masked_fill(mask, -math.inf)
     return weights.float().softmax(-1).to(v.dtype) @ v
+
+
+def nll(logits: Tensor, c: Tensor) -> Tensor:
+    """-sum_i log p(c_i), (b, 49, codes), (b, 49) -> (b,) nats."""
+    return F.cross_entropy(logits.transpose(1, 2), c, reduction="none").sum(1)
 
 
 def usage(c: Tensor, codes: int) -> dict[str, Tensor]:
