@@ -29,7 +29,17 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from mnistgen import checkpoint
 from mnistgen.data import Dataset, to_float
 from mnistgen.errors import ContractError, MnistgenError
-from mnistgen.model import IMAGE_SHAPE, BaseConfig, GenerativeModel, HasLatents, HasLikelihood, HasPath, Loss, Noise
+from mnistgen.model import (
+    IMAGE_SHAPE,
+    BaseConfig,
+    GenerativeModel,
+    HasDecoder,
+    HasLatents,
+    HasLikelihood,
+    HasPath,
+    Loss,
+    Noise,
+)
 from mnistgen.registry import entry_of
 from mnistgen.training import fit, resolve_device
 
@@ -598,6 +608,15 @@ def _latents(subject: Subject) -> None:
             )
         if not _equal(z, again):
             raise ContractError("encode() gives another code each time; return the mean where the code is random.")
+        _check_images(model.decode(z, y), SAMPLES, "decode() of what encode() gives")
+
+
+def _decodes(subject: Subject) -> None:
+    model = subject.warm
+    assert isinstance(model, HasDecoder)
+    z = Noise(subject.seed, range(SAMPLES), subject.device).normal(*model.latent_shape)
+    y = subject.labels()
+    with torch.no_grad():
         images = model.decode(z, y)
         _check_images(images, SAMPLES, "decode()")
         weights = torch.eye(CLASSES, device=subject.device)[y]
@@ -650,7 +669,8 @@ RULES = [
     Rule("a sample does not depend on its batch", _sample_batches),
     Rule("comes back from a checkpoint as it was", _resumes),
     Rule("log-likelihood is one finite number an image", _likelihood, ability=HasLikelihood),
-    Rule("latents have their shape, and decode for labels and weights", _latents, ability=HasLatents),
+    Rule("codes decode for labels and weights", _decodes, ability=HasDecoder),
+    Rule("latents have their shape, and decode again", _latents, ability=HasLatents),
     Rule("the sampling path ends in the sample", _path, ability=HasPath),
     Rule(f"overfits {OVERFIT_IMAGES} images", _overfits),
     Rule("labels are respected, or do not matter", _labels),

@@ -53,7 +53,7 @@ CLASS_DIM = 64  # of the class embedding
 class VAEConfig(BaseConfig):
     """Hyperparameters of `VAE`."""
 
-    epochs: float = 27.0
+    epochs: float = 9.0
     """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
     batch_size: int = 64
     """Images in a step, over all processes together."""
