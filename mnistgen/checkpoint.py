@@ -170,12 +170,17 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
 def find(source: str | Path) -> Path:
     """The weights file of a checkpoint given as a file, a folder, or a name.
 
-    A name is one under `checkpoints/` in the working folder, else one of the starter checkpoints that are shipped.
-    Raises `CheckpointNotFoundError` that names the nearest one there is.
+    A name is one under `checkpoints/` in the working folder, else one of the starter checkpoints that are shipped; a
+    model's name alone, `vae`, is its checkpoint for MNIST, `vae-mnist`. Raises `CheckpointNotFoundError` that names the
+    nearest one there is.
     """
     given = Path(source)
-    shipped = [folder / f"{given.name}.safetensors" for folder in SHIPPED if given == Path(given.name)]
-    for path in (given, HOME / given, HOME / f"{source}.safetensors", *shipped):
+    places = [given, HOME / given, HOME / f"{source}.safetensors"]
+    if given == Path(given.name):
+        places += [folder / f"{given.name}.safetensors" for folder in SHIPPED]
+        for_mnist = f"{given.name}-mnist"
+        places += [HOME / for_mnist, *(folder / f"{for_mnist}.safetensors" for folder in (HOME, *SHIPPED))]
+    for path in places:
         if path.is_file():
             return path
         if (path / WEIGHTS).is_file():

@@ -16,7 +16,7 @@ from tiny import Tiny, TinyConfig, blobs
 
 import mnistgen
 from mnistgen import CheckpointError, load, read_checkpoint, sample, save
-from mnistgen.checkpoint import load_state, save_state
+from mnistgen.checkpoint import find, load_state, save_state
 
 
 @pytest.fixture
@@ -69,6 +69,19 @@ def test_names(model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         load("tiny-blob")
     with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
         load("checkpoints")
+
+
+def test_a_models_name_is_its_checkpoint_for_mnist(
+    model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="tiny"):
+        find("tiny")
+    save(Path("checkpoints") / "tiny-mnist", model, steps=1)
+    assert find("tiny") == find("tiny-mnist") == Path("checkpoints/tiny-mnist/model.safetensors")
+    save(Path("checkpoints") / "tiny", model, steps=2)
+    assert find("tiny") == Path("checkpoints/tiny/model.safetensors")  # what has the very name comes first
+    assert find("vae") == find("vae-mnist")  # the shipped one
 
 
 def test_a_starter_checkpoint_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
