@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,15 +61,25 @@ class BaseConfig:
     """Largest gradient norm of a loss; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        for name, positive in (("epochs", True), ("batch_size", True), ("lr", True), ("weight_decay", False)):
+        self.require("epochs", "batch_size", "lr", above=0)
+        self.require("weight_decay", "warmup_steps", "clip_norm", "ema_decay", least=0)
+        self.require("ema_decay", below=1)
+
+    def require(
+        self, *names: str, least: float | None = None, above: float | None = None, below: float | None = None
+    ) -> None:
+        """Raise `UsageError` where one of these fields, or a number of a tuple, is out of bounds or not finite."""
+        for name in names:
             value = getattr(self, name)
-            if not (value > 0 if positive else value >= 0):
-                raise UsageError(f"{name} is {value}; it must be {'positive' if positive else 'zero or more'}.")
-        for name in ("warmup_steps", "clip_norm"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be zero or more.")
-        if not 0 <= self.ema_decay < 1:
-            raise UsageError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1.")
+            for number in value if isinstance(value, tuple) else (value,):
+                if not math.isfinite(number):
+                    raise UsageError(f"{name} is {value}; it must be finite.")
+                if least is not None and not number >= least:
+                    raise UsageError(f"{name} is {value}; it must be at least {least}.")
+                if above is not None and not number > above:
+                    raise UsageError(f"{name} is {value}; it must be above {above}.")
+                if below is not None and not number < below:
+                    raise UsageError(f"{name} is {value}; it must be below {below}.")
 
     def to_json(self) -> str:
         """The fields as a JSON object."""

@@ -172,7 +172,7 @@ def test_dcgan_normalises_real_and_generated_images_apart() -> None:
         assert isinstance(model, DCGAN)
         model.generator = Everywhere(grey)  # type: ignore[assignment]
         x = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-        real.append(float(next(iter(model.losses(x, torch.arange(4)))).logs["real"]))
+        real.append(next(iter(model.losses(x, torch.arange(4)))).logs["real"].item())
     assert real[0] == real[1]
 
 

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from mnistgen.errors import UsageError
 from mnistgen.model import IMAGE_SHAPE, BaseConfig, Loss, Trainable
 from mnistgen.transforms import Distortion, distort
 
@@ -32,8 +31,7 @@ class ClassifierConfig(Distortion, BaseConfig):
     def __post_init__(self) -> None:
         BaseConfig.__post_init__(self)
         Distortion.__post_init__(self)
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1.")
+        self.require("label_smoothing", least=0, below=1)
 
 
 class Classifier(Trainable):
@@ -198,8 +196,7 @@ class CNNConfig(ClassifierConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
+        self.require("dropout", least=0, below=1)
 
 
 class _Convolutional(Classifier):

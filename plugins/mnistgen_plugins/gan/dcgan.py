@@ -23,8 +23,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mnistgen import BaseConfig, GenerativeModel, HasDecoder, Loss, Noise, UsageError
+from mnistgen import BaseConfig, Loss
 from mnistgen.nn import ClassEmbedding, Projection
+from mnistgen_plugins.gan.base import GAN
 
 CLASS_DIM = 32  # of the generator's class embedding
 SLOPE = 0.2  # of the leaky ReLU
@@ -51,20 +52,15 @@ class DCGANConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("latent_dim", "width"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 <= self.beta1 < 1:
-            raise UsageError(f"beta1 is {self.beta1}; it must be at least 0 and below 1.")
+        self.require("latent_dim", "width", least=1)
+        self.require("beta1", least=0, below=1)
 
 
-class DCGAN(GenerativeModel, HasDecoder):
+class DCGAN(GAN):
     """Deep convolutional GAN with the non-saturating loss, class-conditional by projection (Radford et al. 2016)."""
 
     Config = DCGANConfig
     config: DCGANConfig
-    family = "gan"
-    conditional = True
 
     def __init__(self, config: DCGANConfig, num_classes: int = 10) -> None:
         super().__init__(config, num_classes)
@@ -88,18 +84,6 @@ class DCGAN(GenerativeModel, HasDecoder):
             part: Adam(part.parameters(), self.config.lr, betas, fused=True)
             for part in (self.discriminator, self.generator)
         }
-
-    def validation_loss(self, x: Tensor, y: Tensor) -> Tensor | None:  # noqa: ARG002
-        """None: what the networks play for is no measure of the samples."""
-        return None
-
-    def sample(self, y: Tensor, *, noise: Noise, truncation: float = 1.0) -> Tensor:
-        """The image of z ~ N(0, I); `truncation` scales z, below 1 for safer and more alike images."""
-        return self.decode(truncation * noise.normal(*self.latent_shape), y)
-
-    def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        images: Tensor = self.generator(z, y)
-        return images
 
 
 class Generator(nn.Module):

@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mnistgen import BaseConfig, GenerativeModel, HasDecoder, Loss, Noise, UsageError
+from mnistgen import BaseConfig, Loss
 from mnistgen.nn import ResidualDiscriminator, ResidualGenerator, score_and_gradient
+from mnistgen_plugins.gan.base import GAN
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,16 @@ class R3GANConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("latent_dim", "width", "blocks"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("gamma", "gamma_end", "gamma_steps"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be zero or more.")
-        if not 0 <= self.beta2 < 1:
-            raise UsageError(f"beta2 is {self.beta2}; it must be at least 0 and below 1.")
+        self.require("latent_dim", "width", "blocks", least=1)
+        self.require("gamma", "gamma_end", "gamma_steps", least=0)
+        self.require("beta2", least=0, below=1)
 
 
-class R3GAN(GenerativeModel, HasDecoder):
+class R3GAN(GAN):
     """GAN with the relativistic pairing loss and R1 and R2 penalties, class-conditional (Huang et al. 2024)."""
 
     Config = R3GANConfig
     config: R3GANConfig
-    family = "gan"
-    conditional = True
     count: Tensor
 
     def __init__(self, config: R3GANConfig, num_classes: int = 10) -> None:
@@ -112,15 +106,3 @@ class R3GAN(GenerativeModel, HasDecoder):
             part: Adam(part.parameters(), self.config.lr, betas, fused=True)
             for part in (self.discriminator, self.generator)
         }
-
-    def validation_loss(self, x: Tensor, y: Tensor) -> Tensor | None:  # noqa: ARG002
-        """None: what the networks play for is no measure of the samples."""
-        return None
-
-    def sample(self, y: Tensor, *, noise: Noise, truncation: float = 1.0) -> Tensor:
-        """The image of z ~ N(0, I); `truncation` scales z, below 1 for safer and more alike images."""
-        return self.decode(truncation * noise.normal(*self.latent_shape), y)
-
-    def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        images: Tensor = self.generator(z, y)
-        return images

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mnistgen import BaseConfig, GenerativeModel, HasDecoder, Loss, Noise, UsageError
+from mnistgen import BaseConfig, Loss
 from mnistgen.nn import ResidualDiscriminator, ResidualGenerator, score_and_gradient
+from mnistgen_plugins.gan.base import GAN
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,16 @@ class WGANGPConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("critic_steps", "latent_dim", "width", "blocks"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.penalty < 0:
-            raise UsageError(f"penalty is {self.penalty}; it must be zero or more.")
-        if not 0 <= self.beta2 < 1:
-            raise UsageError(f"beta2 is {self.beta2}; it must be at least 0 and below 1.")
+        self.require("critic_steps", "latent_dim", "width", "blocks", least=1)
+        self.require("penalty", least=0)
+        self.require("beta2", least=0, below=1)
 
 
-class WGANGP(GenerativeModel, HasDecoder):
+class WGANGP(GAN):
     """Wasserstein GAN with a gradient penalty, class-conditional by projection (Gulrajani et al. 2017)."""
 
     Config = WGANGPConfig
     config: WGANGPConfig
-    family = "gan"
-    conditional = True
 
     def __init__(self, config: WGANGPConfig, num_classes: int = 10) -> None:
         super().__init__(config, num_classes)
@@ -104,15 +99,3 @@ class WGANGP(GenerativeModel, HasDecoder):
         return {
             part: Adam(part.parameters(), self.config.lr, betas, fused=True) for part in (self.critic, self.generator)
         }
-
-    def validation_loss(self, x: Tensor, y: Tensor) -> Tensor | None:  # noqa: ARG002
-        """None: the critic's estimate is one for the images it has learnt from."""
-        return None
-
-    def sample(self, y: Tensor, *, noise: Noise, truncation: float = 1.0) -> Tensor:
-        """The image of z ~ N(0, I); `truncation` scales z, below 1 for safer and more alike images."""
-        return self.decode(truncation * noise.normal(*self.latent_shape), y)
-
-    def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        images: Tensor = self.generator(z, y)
-        return images

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mnistgen import BaseConfig, GenerativeModel, HasLatents, HasLikelihood, Loss, Noise, UsageError
+from mnistgen import BaseConfig, GenerativeModel, HasLatents, HasLikelihood, Loss, Noise
 from mnistgen.nn import ClassEmbedding
 
 PIXELS = 28 * 28
@@ -58,9 +58,7 @@ class IWAEConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("importance_samples", "latent_dim", "hidden"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        self.require("importance_samples", "latent_dim", "hidden", least=1)
 
 
 class IWAE(GenerativeModel, HasLikelihood, HasLatents):

@@ -65,11 +65,8 @@ class LatentFlowVAEConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("latent_dim", "width", "blocks", "prior_width", "prior_blocks", "prior_draws"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.beta < 0:
-            raise UsageError(f"beta is {self.beta}; it must be zero or more.")
+        self.require("latent_dim", "width", "blocks", "prior_width", "prior_blocks", "prior_draws", least=1)
+        self.require("beta", least=0)
 
 
 class LatentFlowVAE(GenerativeModel, HasLatents):

@@ -43,7 +43,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mnistgen import BaseConfig, GenerativeModel, HasLatents, HasLikelihood, Loss, Noise, UsageError
+from mnistgen import BaseConfig, GenerativeModel, HasLatents, HasLikelihood, Loss, Noise
 from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ImageDecoder, ImageEncoder
 
 CLASS_DIM = 64  # of the class embedding
@@ -82,12 +82,8 @@ class VAEConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("latent_dim", "width", "blocks"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("beta", "kl_warmup_steps", "prior_layers"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be zero or more.")
+        self.require("latent_dim", "width", "blocks", least=1)
+        self.require("beta", "kl_warmup_steps", "prior_layers", least=0)
 
 
 class VAE(GenerativeModel, HasLikelihood, HasLatents):

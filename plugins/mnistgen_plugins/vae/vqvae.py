@@ -72,13 +72,11 @@ class VQVAEConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("width", "blocks", "prior_width", "prior_layers", "prior_heads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.rate < 0:
-            raise UsageError(f"rate is {self.rate}; it must be zero or more.")
-        if not self.levels or min(self.levels) < 2:
-            raise UsageError(f"levels is {self.levels}; give one or more numbers of at least 2.")
+        self.require("width", "blocks", "prior_width", "prior_layers", "prior_heads", least=1)
+        self.require("rate", least=0)
+        self.require("levels", least=2)
+        if not self.levels:
+            raise UsageError("levels is empty; give one or more numbers of at least 2.")
         if self.prior_width % self.prior_heads:
             raise UsageError(f"prior_width {self.prior_width} is no multiple of prior_heads {self.prior_heads}.")
 
