@@ -38,7 +38,33 @@ class ImageEncoder(nn.Module):
         return mean, log_std.clamp(-7, 2)
 
 
-class ImageDecoder(nn.Module):
+class Upsampler(nn.Module):
+    """From a 7x7 map to the parameters of 28x28 pixels: blocks that an embedding steers, and pixel shuffles.
+
+    A subclass makes its own layers, calls `build` for these, and in its `forward` ends with `grow`.
+    """
+
+    def build(self, width: int, blocks: int, channels: int, embedding_dim: int) -> None:
+        """`blocks` residual blocks at each of 7x7 (3 `width` channels) and 14x14 (`width` channels)."""
+        self.blocks7 = nn.ModuleList(ResidualBlock(3 * width, embedding_dim) for _ in range(blocks))
+        self.to14 = nn.Conv2d(3 * width, 4 * width, 1)
+        self.blocks14 = nn.ModuleList(ResidualBlock(width, embedding_dim) for _ in range(blocks))
+        self.to28 = nn.Conv2d(width, 4 * 16, 3, padding=1)
+        self.out = nn.Conv2d(16, channels, 3, padding=1)
+
+    def grow(self, h: Tensor, e: Tensor) -> Tensor:
+        """(b, 3 width, 7, 7), (b, embedding_dim) -> (b, channels, 28, 28)."""
+        for block in self.blocks7:
+            h = block(h, e)
+        h = F.pixel_shuffle(self.to14(F.silu(h)), 2)  # (b, width, 14, 14)
+        for block in self.blocks14:
+            h = block(h, e)
+        h = F.pixel_shuffle(self.to28(F.silu(h)), 2)  # (b, 16, 28, 28)
+        parameters: Tensor = self.out(F.silu(h))
+        return parameters
+
+
+class ImageDecoder(Upsampler):
     """The parameters of p(x | z, y): z and y make one vector, which seeds the 7x7 map and steers every block."""
 
     def __init__(self, latent_dim: int, width: int, blocks: int, channels: int, class_dim: int) -> None:
@@ -48,21 +74,10 @@ class ImageDecoder(nn.Module):
         )
         self.seed = nn.Linear(CODE_DIM, 32 * 7 * 7)
         self.expand = nn.Conv2d(32, 3 * width, 1)
-        self.blocks7 = nn.ModuleList(ResidualBlock(3 * width, CODE_DIM) for _ in range(blocks))
-        self.to14 = nn.Conv2d(3 * width, 4 * width, 1)
-        self.blocks14 = nn.ModuleList(ResidualBlock(width, CODE_DIM) for _ in range(blocks))
-        self.to28 = nn.Conv2d(width, 4 * 16, 3, padding=1)
-        self.out = nn.Conv2d(16, channels, 3, padding=1)
+        self.build(width, blocks, channels, CODE_DIM)
 
     def forward(self, z: Tensor, e: Tensor) -> Tensor:
         """(b, latent_dim), (b, class) -> (b, channels, 28, 28)."""
         code = self.code(torch.cat([z, e], dim=1))
         h = rearrange(self.seed(code), "b (c h w) -> b c h w", h=7, w=7)
-        h = self.expand(F.silu(h.contiguous(memory_format=torch.channels_last)))
-        for block in self.blocks7:
-            h = block(h, code)
-        h = F.pixel_shuffle(self.to14(F.silu(h)), 2)  # (b, width, 14, 14)
-        for block in self.blocks14:
-            h = block(h, code)
-        h = F.pixel_shuffle(self.to28(F.silu(h)), 2)  # (b, 16, 28, 28)
-        return self.out(F.silu(h))  # type: ignore[no-any-return]
+        return self.grow(self.expand(F.silu(h.contiguous(memory_format=torch.channels_last))), code)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from mnistgen import BaseConfig, GenerativeModel, HasLikelihood, Loss, Noise, UsageError
-from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ResidualBlock
+from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ResidualBlock, Upsampler
 
 CLASS_DIM = 64  # of the decoder's class embedding
 SIDE = 7  # the codes are a map of 7x7
@@ -147,12 +147,7 @@ class Autoencoder(nn.Module):
             nn.Conv2d(3 * width, len(config.levels), 1),
         )
         self.embedding = ClassEmbedding(num_classes, CLASS_DIM)
-        self.expand = nn.Conv2d(len(config.levels), 3 * width, 3, padding=1)
-        self.blocks7 = nn.ModuleList(ResidualBlock(3 * width, CLASS_DIM) for _ in range(blocks))
-        self.to14 = nn.Conv2d(3 * width, 4 * width, 1)
-        self.blocks14 = nn.ModuleList(ResidualBlock(width, CLASS_DIM) for _ in range(blocks))
-        self.to28 = nn.Conv2d(width, 4 * 16, 3, padding=1)
-        self.out = nn.Conv2d(16, self.pixels.channels, 3, padding=1)
+        self.decoder = Decoder(len(config.levels), width, blocks, self.pixels.channels)
 
     def terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The codes (b, 49) int64 of each image, the softened choice of them (b, 49, codes), -log p(x | c, y) (b,)."""
@@ -160,25 +155,27 @@ class Autoencoder(nn.Module):
         z = self.quantizer(h)
         c = rearrange(self.quantizer.codes_of(z.detach()), "b h w -> b (h w)")
         q = rearrange(self.quantizer.nearness(h), "b h w k -> b (h w) k")
-        return c, q, -self.pixels.log_prob(self._decode(z, y), x)
+        return c, q, -self.pixels.log_prob(self.decoder(z, self.embedding(y)).float(), x)
 
     def image(self, c: Tensor, y: Tensor) -> Tensor:
         """(b, 49) int64, (b,) -> (b, 1, 28, 28) in [-1, 1]."""
         z = self.quantizer.values_of(rearrange(c, "b (h w) -> b h w", h=SIDE))
-        return self.pixels.image(self._decode(z.contiguous(memory_format=torch.channels_last), y))
+        return self.pixels.image(
+            self.decoder(z.contiguous(memory_format=torch.channels_last), self.embedding(y)).float()
+        )
 
-    def _decode(self, z: Tensor, y: Tensor) -> Tensor:
-        """Values of codes (b, d, 7, 7) -> parameters of the pixels, (b, channels, 28, 28) float32."""
-        e = self.embedding(y)
-        h = self.expand(z)
-        for block in self.blocks7:
-            h = block(h, e)
-        h = F.pixel_shuffle(self.to14(F.silu(h)), 2)  # (b, width, 14, 14)
-        for block in self.blocks14:
-            h = block(h, e)
-        h = F.pixel_shuffle(self.to28(F.silu(h)), 2)  # (b, 16, 28, 28)
-        parameters: Tensor = self.out(F.silu(h)).float()
-        return parameters
+
+class Decoder(Upsampler):
+    """The parameters of p(x | c, y)."""
+
+    def __init__(self, dim: int, width: int, blocks: int, channels: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(dim, 3 * width, 3, padding=1)
+        self.build(width, blocks, channels, CLASS_DIM)
+
+    def forward(self, z: Tensor, e: Tensor) -> Tensor:
+        """Values of codes (b, dim, 7, 7), (b, class) -> (b, channels, 28, 28)."""
+        return self.grow(self.expand(z), e)
 
 
 class FSQ(nn.Module):
