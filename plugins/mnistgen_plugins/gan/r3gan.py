@@ -31,7 +31,7 @@ from mnistgen_plugins.gan.base import GAN
 class R3GANConfig(BaseConfig):
     """Hyperparameters of `R3GAN`."""
 
-    epochs: float = 14.0
+    epochs: float = 20.0
     """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
     batch_size: int = 64
     """Images in a step, over all processes together."""
@@ -45,7 +45,7 @@ class R3GANConfig(BaseConfig):
     """Weight of the gradient penalties when training begins."""
     gamma_end: float = 0.3
     """Weight of the gradient penalties after `gamma_steps`."""
-    gamma_steps: int = 6000
+    gamma_steps: int = 8000
     """Steps over which the weight of the penalties falls, by a half cosine."""
     latent_dim: int = 64
     """Length of the code z."""
