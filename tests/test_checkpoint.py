@@ -4,6 +4,7 @@ import json
 import pickle
 import struct
 import tempfile
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 
@@ -84,13 +85,33 @@ def test_a_models_name_is_its_checkpoint_for_mnist(
     assert find("vae") == find("vae-mnist")  # the shipped one
 
 
-def test_a_starter_checkpoint_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+ROOT = Path(__file__).parents[1]
+STARTERS = sorted(path.stem for path in (ROOT / "checkpoints").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", STARTERS)
+def test_a_starter_checkpoint_is_shipped(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # with nothing in it
-    about = read_checkpoint("vae-mnist")
-    assert (about.model, about.dataset) == ("vae", "mnist")
-    images = sample(load("vae-mnist"), range(10), seed=0).float()
+    about = read_checkpoint(name)
+    assert (f"{about.model}-{about.dataset}", about.seed) == (name, 0)
+    images = sample(load(name), range(10), seed=0).float()
     assert (images < 10).float().mean() > 0.6  # white strokes on black
     assert (images > 200).flatten(1).float().mean(1).min() > 0.01
+
+
+@pytest.mark.parametrize("name", STARTERS)
+def test_a_starter_checkpoint_is_in_the_wheel_and_has_a_card_and_pictures(name: str) -> None:
+    file = f"checkpoints/{name}.safetensors"
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"][file] == f"mnistgen/{file}"
+    assert (ROOT / file).stat().st_size < 4 * 2**20
+    assert f"`{name}.safetensors`" in (ROOT / "checkpoints/README.md").read_text("utf-8")
+    assert f"`{name}/grid.png`" in (ROOT / "samples/README.md").read_text("utf-8")
+    assert (ROOT / f"samples/{name}/grid.png").is_file()
+
+
+def test_there_are_starter_checkpoints() -> None:
+    assert {"vae-mnist", "latent_flow_vae-mnist"} <= set(STARTERS)
 
 
 def test_weights_that_are_not_finite_are_not_written(model: Tiny, tmp_path: Path) -> None:
