@@ -147,7 +147,7 @@ def test_an_untrained_prior_is_uniform() -> None:
     torch.testing.assert_close(nll(model.prior(c, torch.tensor([0, 9])), c), torch.full((2,), 49 * math.log(16)))
 
 
-@pytest.mark.parametrize("change", [{"levels": (1, 4)}, {"levels": ()}, {"prior_heads": 5}, {"width": 0}])
+@pytest.mark.parametrize("change", [{"levels": (1, 4)}, {"levels": ()}, {"prior_heads": 7}, {"width": 0}])
 def test_impossible_sizes_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         VQVAEConfig(**change)  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ class VQVAEConfig(BaseConfig):
     """Channels at 14x14; there are three times as many at 7x7."""
     blocks: int = 1
     """Residual blocks of the encoder at 7x7, and of the decoder at each of 7x7 and 14x14."""
-    prior_width: int = 128
+    prior_width: int = 120
     """Width of the transformer."""
     prior_layers: int = 3
     """Layers of the transformer."""
