@@ -16,7 +16,7 @@ SLOPE = 0.2  # of the leaky ReLU
 class ResidualGenerator(nn.Module):
     """G(z, y): z and the class seed a 7x7 map, which grows to 14x14 through residual blocks.
 
-    The last layer gives the four pixels of each place at once: layers at 28x28 would take half of the time.
+    The last layer gives the four pixels of each place at once: a layer at 28x28 costs four times one at 14x14.
     """
 
     def __init__(self, latent_dim: int, num_classes: int, width: int, blocks: int) -> None:
@@ -110,7 +110,7 @@ def _activate(h: Tensor) -> Tensor:
 def _initialise(network: nn.Module) -> None:
     """Weights that keep the variance of what comes in (He et al. 2015); nothing else would, without normalisation.
 
-    With torch's own, a third of the variance is lost in each layer and z hardly reaches the image.
+    torch's own pass on a third of the variance in each layer, so that z hardly reaches the image.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
