@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from mnistgen_plugins.vae.vqvae import FSQ, SIDE, VQVAE, Transformer, VQVAEConfig, nll, usage
+from mnistgen_plugins.vae.vqvae import FSQ, SIDE, VQVAE, Transformer, VQVAEConfig, likeliest, nll, usage
 from torch import Tensor
 
 from mnistgen import Noise, UsageError
@@ -119,16 +119,62 @@ def test_nll_is_minus_the_sum_of_the_logarithms() -> None:
     torch.testing.assert_close(nll(logits, c), expected)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_sampling_with_a_memory_draws_from_the_whole_model(temperature: float) -> None:
+@pytest.mark.parametrize(
+    ("guidance", "top_p", "temperature"), [(0.0, 1.0, 1.0), (0.0, 1.0, 0.5), (0.7, 1.0, 1.0), (0.7, 0.6, 0.9)]
+)
+def test_sampling_with_a_memory_draws_from_the_whole_model(guidance: float, top_p: float, temperature: float) -> None:
     """The same noise, through the model run anew on all places, picks the same codes."""
     network, y = prior(), torch.tensor([2, 0, 1, 1])
     with torch.no_grad():
-        drawn = network.sample(y, Noise(3, range(4)), temperature)
-        logits = network(drawn, y) / temperature
+        drawn = network.sample(y, Noise(3, range(4)), guidance, top_p, temperature)
+        given, free = network(drawn, y).log_softmax(-1), network(drawn, torch.zeros(4, 3)).log_softmax(-1)
+    logits = (given + guidance * (given - free)) / temperature
     noise = Noise(3, range(4))
-    again = torch.stack([noise.categorical(logits[:, i]) for i in range(SIDE * SIDE)], 1)
+    again = torch.stack([noise.categorical(likeliest(logits[:, i], top_p)) for i in range(SIDE * SIDE)], 1)
     assert torch.equal(drawn, again)
+    assert torch.equal(drawn, network.sample(y, Noise(3, range(4)), guidance, top_p, temperature))
+
+
+def test_the_likeliest_codes_are_the_fewest_that_have_the_share() -> None:
+    p = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.25, 0.25, 0.25, 0.25]])
+    kept = {share: likeliest(p.log(), share).isfinite().tolist() for share in (1e-6, 0.6, 0.8, 0.95, 1.0)}
+    assert [rows[0] for rows in kept.values()] == [
+        [False, True, False, False],
+        [False, True, False, True],
+        [False, True, True, True],
+        [True, True, True, True],
+        [True, True, True, True],
+    ]
+    assert [sum(rows[1]) for rows in kept.values()] == [1, 3, 4, 4, 4]
+    torch.testing.assert_close(likeliest(p.log(), 0.6)[0, 1], p.log()[0, 1])
+
+
+def test_guidance_raises_what_the_class_adds_to_the_odds() -> None:
+    """With odds a of code 1 in class 0 and odds b without a class, guidance w gives a (a / b)^w."""
+    network = Transformer(2, 1, width=4, layers=1, heads=1).eval()
+    with torch.no_grad():
+        network.positions.zero_()
+        for table in network.neighbours:
+            table.weight.zero_()  # type: ignore[operator]
+        network.embedding.weight.copy_(torch.tensor([[1.0, -1.0, 0.0, 0.0]]))
+        network.out.weight[1] = torch.tensor([0.3, -0.3, 0.0, 0.0])
+        c, y = random_codes(1, 2), torch.zeros(2000, dtype=torch.int64)
+        given, free = (network(c, classes)[0, 0] for classes in (torch.ones(1, 1), torch.zeros(1, 1)))
+        log_a, log_b = (float(logits[1] - logits[0]) for logits in (given, free))
+        share = float(network.sample(y, Noise(0, range(2000)), 1.5, 1.0, 1.0).float().mean())
+    assert log_a > log_b + 0.2
+    assert share == pytest.approx(1 / (1 + math.exp(-(log_a + 1.5 * (log_a - log_b)))), abs=0.01)
+
+
+def test_no_class_is_told_for_a_share_of_the_training_images() -> None:
+    model = VQVAE(VQVAEConfig(label_dropout=0.3, prior_width=16, prior_layers=1))
+    y = torch.arange(10).repeat(1000)
+    torch.manual_seed(0)
+    weights = model.train().some_labels(y)
+    told = weights.sum(1)
+    assert float((told == 0).float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(weights[told == 1].argmax(1), y[told == 1])
+    assert torch.equal(model.eval().some_labels(y), F.one_hot(y, 10).float())
 
 
 def test_the_bound_is_the_sum_of_both_parts() -> None:
@@ -153,6 +199,7 @@ def test_impossible_sizes_are_refused(change: dict[str, object]) -> None:
         VQVAEConfig(**change)  # type: ignore[arg-type]
 
 
-def test_a_temperature_of_zero_is_refused() -> None:
-    with pytest.raises(UsageError, match="temperature"):
-        VQVAE(VQVAEConfig()).sample(torch.tensor([1]), noise=Noise(0, [0]), temperature=0.0)
+@pytest.mark.parametrize("knob", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"guidance": -0.1}])
+def test_impossible_knobs_are_refused(knob: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(knob))):
+        VQVAE(VQVAEConfig()).sample(torch.tensor([1]), noise=Noise(0, [0]), **knob)

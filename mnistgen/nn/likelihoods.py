@@ -93,12 +93,19 @@ class ZeroInflated(Likelihood):
         return _per_image(ink * grey - F.binary_cross_entropy_with_logits(h_ink, ink, reduction="none"))
 
     def image(self, h: Tensor) -> Tensor:
-        h_ink, eta = h[:, :1], h[:, 1:] / 255
-        near = eta.abs() < 1e-3
-        safe = torch.where(near, 1.0, eta)
-        far_mean = 128 + 127.5 / torch.tanh(127.5 * safe) - 0.5 / torch.tanh(0.5 * safe)
-        grey = torch.where(near, 128 + (255**2 - 1) / 12 * eta, far_mean)  # E[n | ink]
-        return h_ink.sigmoid() * grey / 127.5 - 1
+        """The median of each pixel, which unlike the mean is sharp: exactly black where ink is less likely than not.
+
+        It is the n for which P(pixel <= n) = 1/2, where P(ink <= n) = (e^(eta n) - 1) / (e^(255 eta) - 1) holds for
+        whole n and stands for what is between them.
+        """
+        h_ink, a = h[:, :1], h[:, 1:]  # a = 255 eta
+        share = 1 - 0.5 / h_ink.sigmoid()  # P(ink <= median); where it is negative, the median is 0
+        u = share.clamp(1e-6, 1)
+        near, falling, rising = a.abs() < 1e-3, a.clamp(max=-1e-3), a.clamp(min=1e-3)
+        n_falling = torch.log1p(u * torch.expm1(falling)) / falling  # in parts of 255
+        n_rising = 1 + torch.log(torch.exp(-rising) - u * torch.expm1(-rising)) / rising
+        n = torch.where(near, u, torch.where(a < 0, n_falling, n_rising))
+        return 2 * torch.where(share > 0, n, 0.0) - 1
 
 
 class Logistic(Likelihood):

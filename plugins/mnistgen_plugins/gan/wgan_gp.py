@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mnistgen import BaseConfig, Loss
+from mnistgen import BaseConfig, Loss, Noise
 from mnistgen.nn import ResidualDiscriminator, ResidualGenerator, score_and_gradient
 from mnistgen_plugins.gan.base import GAN
 
@@ -99,3 +99,7 @@ class WGANGP(GAN):
         return {
             part: Adam(part.parameters(), self.config.lr, betas, fused=True) for part in (self.critic, self.generator)
         }
+
+    def sample(self, y: Tensor, *, noise: Noise, truncation: float = 0.9) -> Tensor:
+        """As any GAN here, with a little truncation by default: the outermost z give the digits that misread most."""
+        return super().sample(y, noise=noise, truncation=truncation)

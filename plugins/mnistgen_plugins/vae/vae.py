@@ -8,7 +8,7 @@ The loss is the negative ELBO in nats an image, for z ~ q(z | x, y):
 The prior is a normalizing flow that is trained with the rest (Chen et al., "Variational Lossy Autoencoder", 2017):
 z = f(u; y), u ~ N(0, I). With N(0, I) for z itself, much of what is sampled is where no image is encoded. `encode`
 gives u and `decode` takes u, so that to the outside the code is standard normal. What is sampled is the image that
-the likelihood says is the one to show, by default the mean of p(x | z, y).
+the likelihood says is the one to show, by default the median of each pixel.
 
 `log_prob` is the ELBO (beta = 1), a lower bound. By default it is of 8-bit pixels: bits/dim = -nats / (784 ln 2).
 
@@ -53,7 +53,7 @@ CLASS_DIM = 64  # of the class embedding
 class VAEConfig(BaseConfig):
     """Hyperparameters of `VAE`."""
 
-    epochs: float = 9.0
+    epochs: float = 12.0
     """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
     batch_size: int = 64
     """Images in a step, over all processes together."""
@@ -138,7 +138,7 @@ class VAE(GenerativeModel, HasLikelihood, HasLatents):
         """beta * min(1, step / kl_warmup_steps), where a step is one in training mode."""
         return self.config.beta * (self.kl_steps / max(1, self.config.kl_warmup_steps)).clamp(max=1)
 
-    def sample(self, y: Tensor, *, noise: Noise, temperature: float = 1.0) -> Tensor:
+    def sample(self, y: Tensor, *, noise: Noise, temperature: float = 0.95) -> Tensor:
         """The image of a z from the prior; `temperature` scales the prior's standard normal u."""
         return self.decode(temperature * noise.normal(*self.latent_shape), y)
 

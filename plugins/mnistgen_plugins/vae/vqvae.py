@@ -69,11 +69,14 @@ class VQVAEConfig(BaseConfig):
     """Layers of the transformer."""
     prior_heads: int = 4
     """Attention heads of the transformer."""
+    label_dropout: float = 0.1
+    """Share of the images whose class the prior is not told in training, so that it can be guided by the class."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("width", "blocks", "prior_width", "prior_layers", "prior_heads", least=1)
-        self.require("rate", least=0)
+        self.require("rate", "label_dropout", least=0)
+        self.require("label_dropout", below=1)
         self.require("levels", least=2)
         if not self.levels:
             raise UsageError("levels is empty; give one or more numbers of at least 2.")
@@ -102,13 +105,20 @@ class VQVAE(GenerativeModel, HasLikelihood):
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """The autoencoder's loss, then the prior's, in nats an image."""
         c, q, reconstruction = self.autoencoder.terms(x, y)
-        logits = self.prior(c, y)
+        logits = self.prior(c, self.some_labels(y))
         rate = -(q * logits.detach().log_softmax(-1)).sum((1, 2))
         loss = reconstruction.mean() + self.config.rate * rate.mean()
         logs = {"reconstruction": reconstruction.mean(), **usage(c, self.autoencoder.quantizer.codes)}
         yield Loss(loss, self.autoencoder, logs)
 
         yield Loss(nll(logits, c).mean(), self.prior)
+
+    def some_labels(self, y: Tensor) -> Tensor:
+        """The labels as class weights, (b, classes); in training mode, a share of them is replaced by no class."""
+        weights = F.one_hot(y, self.prior.num_classes).float()
+        if self.training:
+            weights = weights * (torch.rand(len(y), 1, device=y.device) >= self.config.label_dropout)
+        return weights
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         parts, decay = (self.autoencoder, self.prior), self.config.weight_decay
@@ -123,11 +133,22 @@ class VQVAE(GenerativeModel, HasLikelihood):
         c, _, reconstruction = self.autoencoder.terms(x, y)
         return -nll(self.prior(c, y), c) - reconstruction
 
-    def sample(self, y: Tensor, *, noise: Noise, temperature: float = 1.0) -> Tensor:
-        """The image of codes from the prior, whose logits are divided by `temperature`."""
+    def sample(
+        self, y: Tensor, *, noise: Noise, guidance: float = 0.5, top_p: float = 0.97, temperature: float = 1.0
+    ) -> Tensor:
+        """The image of codes from the prior, drawn one after the other.
+
+        `guidance` w moves log p(c_i | ..., y) by w times its difference to log p(c_i | ...) without a class (Ho &
+        Salimans 2022); of what that gives, `top_p` keeps the likeliest codes that have this share of the probability
+        together (Holtzman et al. 2020); `temperature` divides the logits. 0, 1 and 1 draw from the prior itself.
+        """
         if temperature <= 0:
             raise UsageError(f"temperature is {temperature}; it must be above 0.")
-        return self.autoencoder.image(self.prior.sample(y, noise, temperature), y)
+        if not 0 < top_p <= 1:
+            raise UsageError(f"top_p is {top_p}; it must be above 0 and at most 1.")
+        if guidance < 0:
+            raise UsageError(f"guidance is {guidance}; it must be at least 0.")
+        return self.autoencoder.image(self.prior.sample(y, noise, guidance, top_p, temperature), y)
 
 
 class Autoencoder(nn.Module):
@@ -236,6 +257,7 @@ class Transformer(nn.Module):
 
     def __init__(self, codes: int, num_classes: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.embedding = ClassEmbedding(num_classes, width)
         self.positions = nn.Parameter(0.1 * torch.randn(SIDE * SIDE, width))
         self.neighbours = nn.ModuleList(
@@ -258,24 +280,34 @@ class Transformer(nn.Module):
     where: Tensor
 
     def forward(self, c: Tensor, y: Tensor) -> Tensor:
-        """Logits of the code at each place given those before: (b, 49) int64, (b,) -> (b, 49, codes) float32."""
+        """Logits of the code at each place given those before: (b, 49) int64, (b,) -> (b, 49, codes) float32.
+
+        y may be class weights, (b, classes); none at all stand for no class.
+        """
         h = self._enter(c, y, slice(None))
         for layer in self.layers:
             h = layer(h)
         logits: Tensor = self.out(self.norm(h)).float()
         return logits
 
-    def sample(self, y: Tensor, noise: Noise, temperature: float) -> Tensor:
+    def sample(self, y: Tensor, noise: Noise, guidance: float, top_p: float, temperature: float) -> Tensor:
         """Codes one after the other, (b,) -> (b, 49); each layer remembers the keys and values of those before."""
         memories: list[tuple[Tensor, Tensor] | None] = [None] * len(self.layers)
+        classes = F.one_hot(y, self.num_classes).float()
+        copies = 1
+        if guidance:  # every image twice: with its class, then without
+            copies, classes = 2, torch.cat([classes, torch.zeros_like(classes)])
         c = torch.full((len(y), SIDE * SIDE), self.nowhere, device=y.device)
         for place in range(SIDE * SIDE):
-            h = self._enter(c, y, slice(place, place + 1))
+            h = self._enter(c.repeat(copies, 1), classes, slice(place, place + 1))
             for i, layer in enumerate(self.layers):
                 assert isinstance(layer, _Layer)
                 h, memories[i] = layer.extend(h, memories[i])
             logits = self.out(self.norm(h[:, 0])).float()
-            c[:, place] = noise.categorical(logits / temperature)
+            if guidance:
+                given, free = logits.log_softmax(-1).chunk(2)
+                logits = given + guidance * (given - free)
+            c[:, place] = noise.categorical(likeliest(logits / temperature, top_p))
         return c
 
     def _enter(self, c: Tensor, y: Tensor, places: slice) -> Tensor:
@@ -329,6 +361,16 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         weights = weights.masked_fill(mask, -math.inf)
     return weights.float().softmax(-1).to(v.dtype) @ v
+
+
+def likeliest(logits: Tensor, top_p: float) -> Tensor:
+    """The logits, (b, codes), without the least likely codes: the fewest stay that together have `top_p`."""
+    if top_p >= 1:
+        return logits
+    ordered, order = logits.sort(-1, descending=True)
+    p = ordered.softmax(-1)
+    ordered = ordered.masked_fill(p.cumsum(-1) - p >= top_p, -math.inf)
+    return torch.full_like(logits, -math.inf).scatter(-1, order, ordered)
 
 
 def nll(logits: Tensor, c: Tensor) -> Tensor:
