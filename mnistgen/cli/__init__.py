@@ -20,6 +20,7 @@ COMMANDS = {
     "train": Command("mnistgen.cli.train", "train a model on a dataset"),
     "sample": Command("mnistgen.cli.sample", "draw labelled images from a trained model"),
     "score": Command("mnistgen.cli.score", "score images against real ones, beside the best and worst value"),
+    "augment": Command("mnistgen.cli.augment", "does synthetic data help to train a classifier?"),
     "evaluator": Command("mnistgen.cli.evaluator", "train or test a classifier of images"),
     "models": Command("mnistgen.cli.models", "list the models there are"),
     "data": Command("mnistgen.cli.data", "show a dataset, or export it"),
