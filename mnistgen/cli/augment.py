@@ -175,7 +175,7 @@ def _print(study: Study) -> None:
     places = list(dict.fromkeys((o.row.classifier, o.row.size) for o in study.outcomes))
     for classifier, size in places:
         table = Table(f"{classifier}, {size} a class", box=None, pad_edge=False)
-        for column in ("n", "accuracy", *(f"- {ARMS[reference].title}" for reference in REFERENCES), "p", "cost"):
+        for column in ("n", "accuracy", *(f"against {ARMS[reference].title}" for reference in REFERENCES), "p", "cost"):
             table.add_column(column, justify="right")
         for o in study.outcomes:
             if (o.row.classifier, o.row.size) == (classifier, size):

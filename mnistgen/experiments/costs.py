@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from mnistgen.evaluator import build_classifier, evaluate
-from mnistgen.experiments.cells import Cell, build
+from mnistgen.experiments.cells import Cell, build, compared
 from mnistgen.experiments.lab import Lab
 from mnistgen.experiments.recipe import CLASSIFIER
 from mnistgen.metrics import nearest, pixels
@@ -88,7 +88,7 @@ class Costs:
 
     def _compare(self, name: str) -> float:  # noqa: ARG002
         images = pixels(self._lab.train.images[: 5 * QUERIES])
-        return _timed(lambda: nearest(images[:QUERIES], images)) / (min(QUERIES, len(images)) * len(images))
+        return _timed(lambda: nearest(images[:QUERIES], images)) / compared(min(QUERIES, len(images)), len(images))
 
 
 def _timed(work: Callable[[], object]) -> float:

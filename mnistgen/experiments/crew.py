@@ -16,6 +16,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from mnistgen.errors import UsageError
+from mnistgen.files import atomic_file
 
 POLL = 0.2  # seconds between looks at what the others have done
 
@@ -42,9 +43,12 @@ class Crew(ABC):
 
     def check_shared(self, folder: Path) -> None:
         """Raise `UsageError` unless all processes see the same folder."""
+        if self.size == 1:
+            return
         token = folder / ".shared"
         if self.rank == 0:
-            token.write_text("seen by all processes\n", "utf-8")
+            with atomic_file(token) as temporary:
+                temporary.write_text("seen by all processes\n", "utf-8")
         self.wait("token written")
         seen = token.exists()
         self.wait("token seen")

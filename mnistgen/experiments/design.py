@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from mnistgen.errors import UsageError, suggestion
@@ -86,7 +87,7 @@ class Plan:
     subsets: tuple[Subset, ...]
     notes: tuple[str, ...]
 
-    @property
+    @cached_property
     def everything(self) -> tuple[Cell, ...]:
         """The cells and all that they need, each once, what is needed before what needs it."""
         found: dict[Cell, None] = {}

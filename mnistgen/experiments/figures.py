@@ -17,16 +17,16 @@ COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":", "-.")
 SHOWN = 6  # images of each class in a picture
-OFFSETS = (-0.16, 0.16)
 
 
 def style(row: Row, rows: Iterable[Row]) -> dict[str, Any]:
     """The colour of the arm, and the marker and line of the generator."""
     models = list(dict.fromkeys(r.model for r in rows if r.model))
     number = 1 + models.index(row.model) if row.model else 0
+    again, colour = divmod(list(ARMS).index(row.arm), len(COLOURS))
     return {
-        "color": COLOURS[list(ARMS).index(row.arm) % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
+        "color": COLOURS[colour],
+        "marker": MARKERS[(number - again) % len(MARKERS)],  # where colours come again, markers count from the end
         "linestyle": LINES[number % len(LINES)],
     }
 
@@ -34,11 +34,12 @@ def style(row: Row, rows: Iterable[Row]) -> dict[str, Any]:
 def draw_accuracies(outcomes: Sequence[Outcome], path: Path, about: Mapping[str, str], per_class_of_all: float) -> None:
     """Accuracy against images a class, with bands of the 95% interval: a row a classifier, a column a ratio."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     rows = [outcome.row for outcome in outcomes]
     classifiers = list(dict.fromkeys(row.classifier for row in rows))
     ratios: list[float] = sorted({row.ratio for row in rows if row.ratio}) or [0.0]
-    figure = Figure(figsize=(1.0 + 4.6 * len(ratios), 0.4 + 3.8 * len(classifiers)), layout="constrained")
+    figure = Figure(figsize=(1.0 + 5.0 * len(ratios), 1.8 + 3.6 * len(classifiers)), layout="constrained")
     panels = figure.subplots(len(classifiers), len(ratios), squeeze=False, sharey="row")
     handles: dict[str, Any] = {}
     for line, classifier in zip(panels, classifiers, strict=True):
@@ -56,13 +57,18 @@ def draw_accuracies(outcomes: Sequence[Outcome], path: Path, about: Mapping[str,
                 drawn = axes.plot(x, [100 * a.mean for a in found], ms=4, lw=1.3, **style(row, rows))
                 low, high = ([100 * (a.mean if end is None else end) for a, end in pairs] for pairs in _ends(found))
                 axes.fill_between(x, low, high, color=style(row, rows)["color"], alpha=0.12, lw=0)
-                handles.setdefault(row.title, drawn[0])
+                handles.setdefault(_short(row), drawn[0])
             axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xticks(*_ticks(rows, per_class_of_all))
             axes.set_xlabel("real images a class")
             axes.set_title(f"{classifier}{f', {ratio:g} other images for a real one' if ratio else ''}", fontsize=9)
             axes.grid(alpha=0.3)
+        means = [100 * o.accuracy.mean for o in outcomes if o.row.classifier == classifier]
+        margin = 0.1 * (max(means) - min(means)) + 0.1  # the bands of few repetitions would dwarf the curves
+        line[0].set_ylim(min(means) - margin, max(means) + margin)
         line[0].set_ylabel("test accuracy, %")
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", fontsize=7, ncols=3)
     figure.suptitle("Mean and 95% interval over the repetitions", fontsize=10)
     _save(figure, path, about)
 
@@ -142,6 +148,11 @@ def draw_loop(curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path, a
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
     _save(figure, path, about)
+
+
+def _ticks(rows: Iterable[Row], per_class_of_all: float) -> tuple[list[float], list[str]]:
+    places = {float(row.per_class or per_class_of_all): row.size for row in rows}
+    return sorted(places), [places[place] for place in sorted(places)]
 
 
 def _ends(found: Sequence[Any]) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:

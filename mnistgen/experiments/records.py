@@ -98,6 +98,10 @@ class Records:
         for path in (self.folder / "cells").glob("*.failed"):
             path.unlink(missing_ok=True)
 
+    def finished(self) -> set[str]:
+        """The keys of all cells that are done, whoever did them."""
+        return {path.stem for path in (self.folder / "cells").glob("[!.]*.json")}
+
     def rates(self) -> dict[str, float]:
         """Seconds for one unit of each part of the work, by the records read so far."""
         seconds: dict[str, float] = {}

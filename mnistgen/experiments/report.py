@@ -120,7 +120,7 @@ def _section(study: Study, classifier: str, per_class: int | None) -> list[str]:
     lines = [
         f"## {classifier}, {per_class or 'all'} images a class, {steps} steps",
         "",
-        f"| arm | n | accuracy (95% interval) | - {ARMS[CLASSICAL].title} | p | - {ARMS[REAL].title} | p "
+        f"| arm | n | accuracy (95% interval) | against {ARMS[CLASSICAL].title} | p | against {ARMS[REAL].title} | p "
         "| pairs needed | real share | cost |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]

@@ -279,7 +279,7 @@ def as_numbers(outcome: Outcome) -> dict[str, Any]:
         "steps": outcome.steps,
         "real_images": outcome.images,
         "other_images": outcome.other_images,
-        "seconds": round(outcome.seconds, 1),
+        "seconds": round(outcome.seconds, 3),
     }
 
 
