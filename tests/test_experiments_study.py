@@ -1,11 +1,14 @@
 """The study from end to end: pairing, kills, several processes, failures, leaks, and what it leaves behind."""
 
 import csv
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -277,10 +280,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def here(folder: Path, *arguments: str) -> str:
+    """What a command prints that is run in this process, as `mnistgen` of `command.py` runs it in another one."""
+    installed = environment(folder)["PYTHONPATH"].split(os.pathsep)[0]
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as text:
+        patch.chdir(folder)
+        patch.syspath_prepend(installed)
+        torch.set_num_threads(1)
+        assert main(list(arguments)) == 0
+    torch.set_num_threads(threads)
+    return text.getvalue()
+
+
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """The study that nothing interrupts."""
-    text = mnistgen(folder, "augment", "tiny", *ARGUMENTS, *ARMS_OF_TWO, "--out", "whole")
+    text = here(folder, "augment", "tiny", *ARGUMENTS, *ARMS_OF_TWO, "--out", "whole")
     assert "estimate" in text
     assert "verdict     " in text
     return folder / "whole"
@@ -332,7 +348,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(folder: Path, whole: P
     total = len(list((whole / "cells").glob("*.json")))
     assert 0 < len(done) < total
     assert not (folder / out / "results.csv").exists()
-    text = mnistgen(folder, *command)
+    text = here(folder, *command)
     assert f"cells       {total}, {len(done)} of them done already" in text
     assert {path: path.stat().st_mtime_ns for path in done} == done  # none was done again
     assert table(folder / out) == table(whole)

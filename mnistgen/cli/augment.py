@@ -1,6 +1,7 @@
 """`mnistgen augment MODEL...`."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -100,7 +101,12 @@ def run(arguments: list[str], prog: str) -> int:
     options = parse(AugmentOptions, arguments, prog=prog, examples=EXAMPLES)
     if options.loop < 0:
         raise UsageError(f"--loop is {options.loop}; it must be zero or more.")
-    return _loop(options) if options.loop else _augment(options)
+    try:
+        return _loop(options) if options.loop else _augment(options)
+    except KeyboardInterrupt:
+        if _first():
+            print("What is done is kept; the same command goes on.", file=sys.stderr)
+        raise
 
 
 def _augment(options: AugmentOptions) -> int:

@@ -191,6 +191,8 @@ class Loop:
     generations: int
     seeds: int
     models: tuple[str, ...]
+    guidance: float | None  # as it was asked for; None: the model's own
+    generator_steps: int | None  # likewise
     lab: Lab
     records: Records
     lines: list[Line]
@@ -298,6 +300,8 @@ def loop(
         generations=generations,
         seeds=seeds,
         models=tuple(chosen),
+        guidance=guidance,
+        generator_steps=generator_steps,
         lab=lab,
         records=records,
         lines=_lines(cells, records),

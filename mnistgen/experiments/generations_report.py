@@ -46,6 +46,10 @@ def command(found: Loop) -> str:
     if frame["dataset"] != "mnist":
         words += ["--data", frame["dataset"]]
     words += ["--per-class", *found.steps, "--seeds", str(found.seeds)]
+    if found.guidance is not None:
+        words += ["--guidance", f"{found.guidance:g}"]
+    if found.generator_steps is not None:
+        words += ["--generator-steps", str(found.generator_steps)]
     return shlex.join([*words, "--seed", str(frame["seed"])])
 
 
