@@ -162,7 +162,7 @@ def test_a_verdict_of_several_cases_and_a_weak_baseline() -> None:
     said = verdict(comparisons(found), [weak])
     assert said.startswith("In part: added to")
     assert "help in 1 of 2 cases (vae x5 at 10 a class: +2.9" in said
-    assert "leave 1 of 2 undecided at 10 pairs" in said
+    assert "leave 1 of 2 undecided with 10 pairs" in said
     assert "the baseline is weak at 10 a class (81.0% against 88.0%)" in said
     assert weak.weak
     assert not Known("cnn", "10", t_interval([0.9, 0.9]), 0.88, least=True).weak

@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   mnistgen sample vae-mnist --digits 0-9 --out grid.png
   mnistgen sample vae-mnist --count 1000 --out digits.npz
   mnistgen score vae-mnist                            its numbers, beside their scale
+  mnistgen augment vae --plan                         does synthetic data help to train a classifier?
   mnistgen models                                     what can be trained
   mnistgen COMMAND --help                             the flags of a command"""
 

@@ -86,7 +86,7 @@ def markdown(study: Study, pictures: Sequence[str]) -> str:
     design, frame = study.design, study.lab.frame
     lines = ["# Does synthetic data help?", "", f"**{study.verdict}**", ""]
     lines += [
-        f"{frame['dataset']} (training {frame['train']}, test {frame['test']}), {design.seeds} repetitions, seed "
+        f"{frame['dataset']} (training {frame['train']}, test {frame['test']}), {design.seeds} repetition{'' if design.seeds == 1 else 's'}, seed "
         f"{frame['seed']}, {frame['precision']}. By `{command(study)}`; {study.done} cells in "
         f"{duration(study.seconds)} of computing{f', {study.missing} still missing' if study.missing else ''}.",
         "",

@@ -221,8 +221,8 @@ def verdict(compared: Sequence[Comparison], baselines: Sequence[Known] = ()) -> 
         pairs = sorted({c.paired.interval.n for c in open_})
         needs = [c.pairs_needed for c in open_ if c.pairs_needed]
         more = f"; up to {max(needs)} pairs would tell" if needs else ""
-        at = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
-        parts.append(f"leave {len(open_)} of {len(cases)} undecided at {at} pairs ({_examples(open_)}{more})")
+        at = " to ".join(map(str, dict.fromkeys([pairs[0], pairs[-1]]))) + (" pair" if pairs[-1] == 1 else " pairs")
+        parts.append(f"leave {len(open_)} of {len(cases)} undecided with {at} ({_examples(open_)}{more})")
     if helps and not hurts:
         answer = "Yes, they do" if len(helps) == len(cases) else "In part"
     elif hurts and not helps:
