@@ -413,6 +413,18 @@ def test_a_folder_is_taken_up_with_another_design(tmp_path: Path) -> None:
     assert json.loads(damaged.read_text())["key"] == damaged.stem
 
 
+def test_a_larger_ratio_beside_it_leaves_a_result_as_it_is(tmp_path: Path) -> None:
+    design: dict[str, Any] = {"per_class": (2,), "seeds": 1, "arms": ("synthetic",)}
+    small(tmp_path, ratio=(2.0,), **design)
+    (path,) = (tmp_path / "cells").glob("*-synthetic-tiny-x2-*.json")
+    before = path.stat().st_mtime_ns
+    study = small(tmp_path, ratio=(2.0, 3.0), **design)
+    assert path.stat().st_mtime_ns == before
+    accuracy = {o.row.ratio: o.accuracies for o in study.outcomes if o.row.model}
+    other = small(tmp_path / "anew", ratio=(2.0, 3.0), **design)  # the same images begin the longer row
+    assert {o.row.ratio: o.accuracies for o in other.outcomes if o.row.model} == accuracy
+
+
 def test_a_budget_is_kept(tmp_path: Path) -> None:
     none = small(tmp_path, budget=1e-6)
     assert none.missing == len(none.plan.everything)

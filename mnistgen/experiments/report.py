@@ -84,9 +84,10 @@ def command(study: Study) -> str:
 def markdown(study: Study, pictures: Sequence[str]) -> str:
     """The report as text."""
     design, frame = study.design, study.lab.frame
+    repetitions = "1 repetition" if design.seeds == 1 else f"{design.seeds} repetitions"
     lines = ["# Does synthetic data help?", "", f"**{study.verdict}**", ""]
     lines += [
-        f"{frame['dataset']} (training {frame['train']}, test {frame['test']}), {design.seeds} repetition{'' if design.seeds == 1 else 's'}, seed "
+        f"{frame['dataset']} (training {frame['train']}, test {frame['test']}), {repetitions}, seed "
         f"{frame['seed']}, {frame['precision']}. By `{command(study)}`; {study.done} cells in "
         f"{duration(study.seconds)} of computing{f', {study.missing} still missing' if study.missing else ''}.",
         "",
