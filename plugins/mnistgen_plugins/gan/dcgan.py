@@ -9,7 +9,9 @@ N(0, 0.02^2). The losses are the non-saturating ones of Goodfellow et al. (2014)
 
 The last term, which is not the paper's, is the R1 penalty (Mescheder et al. 2018). Without it the discriminator wins in
 the end, and the generator gives up the rarer ways to write a digit. It is taken each `r1_every` steps, with as much
-more weight (Karras et al. 2020). The class enters the generator beside z, and the discriminator by projection (Miyato & Koyama 2018). Real and generated
+more weight (Karras et al. 2020).
+
+The class enters the generator beside z, and the discriminator by projection (Miyato & Koyama 2018). Real and generated
 images go through the discriminator apart, each batch normalised by its own statistics: images that are too much like
 each other stand out by those.
 """
