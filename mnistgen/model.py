@@ -148,6 +148,13 @@ class Trainable(nn.Module, ABC):
         self.config = config
         self.num_classes = num_classes
 
+    def prepare(self, images: Tensor) -> None:
+        """Look at the training images, (n, 1, 28, 28) uint8, once before the first step of a run.
+
+        For what a model must know of its data beforehand: their mean, their grey levels, a codebook to begin with.
+        It belongs into registered buffers, or into parameters; a resumed run has it from there.
+        """
+
     @abstractmethod
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """Yield each loss of one step, in the order in which the parts are updated.

@@ -17,6 +17,7 @@ Guidance and inpainting are closures around a denoiser, and no solver knows of t
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -295,13 +296,13 @@ def ddim(
 ) -> Iterator[Tensor]:
     """Steps from x_t to x_s of the same noise and data, part of the noise renewed (Song et al. 2021, eq. 12 and 16).
 
-    x_s = alpha_s D + sqrt(sigma_s^2 - tau^2) eps + tau fresh, with tau = eta sigma_s / sigma_t sqrt(1 - alpha_t^2 sigma_s^2
-    / (alpha_s^2 sigma_t^2)) of any path. eta = 0: DDIM, the ODE; eta = 1: ancestral sampling (Ho et al. 2020), with
-    the smaller of the paper's two variances. `noise` is needed where eta is not 0.
+    x_s = alpha_s D + sqrt(sigma_s^2 - tau^2) eps + tau fresh, where tau = eta sigma_s sqrt(1 - r^2) and r is the ratio
+    of the noise levels, (sigma_s / alpha_s) / (sigma_t / alpha_t), on any path. eta = 0: DDIM, the ODE; eta = 1:
+    ancestral sampling (Ho et al. 2020), with the smaller of the paper's two variances. It needs `noise`, then.
     """
     if eta and noise is None:
         raise UsageError("ddim with eta above 0 draws noise; give it `noise`.")
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in itertools.pairwise(times):
         t, s = (time.to(x).expand(len(x)) for time in (now, then))
         data = denoiser(x, t)
         eps = path.noise(x, data, t)
@@ -332,7 +333,7 @@ def churned_heun(
     """
     gamma = min(churn / (len(sigmas) - 1), math.sqrt(2) - 1)
     field = Exploding().field(denoiser)
-    for now, then in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+    for now, then in itertools.pairwise(sigmas.tolist()):
         raised = now
         if gamma > 0 and lowest <= now <= highest:
             raised = now * (1 + gamma)
@@ -364,7 +365,10 @@ def even(path: Path, steps: int) -> Tensor:
 
 
 def karras(steps: int, *, lowest: float = 0.002, highest: float = 80.0, rho: float = 7.0) -> Tensor:
-    """Noise levels from `highest` to `lowest`, evenly in sigma^(1/rho), then 0: (steps + 1,) (Karras et al. 2022, eq. 5)."""
+    """Noise levels from `highest` to `lowest`, evenly in sigma^(1/rho), then 0: (steps + 1,).
+
+    Karras et al. 2022, equation 5.
+    """
     if steps < 1:
         raise UsageError(f"steps is {steps}; it must be at least 1.")
     ramp = torch.linspace(highest ** (1 / rho), lowest ** (1 / rho), steps, dtype=torch.float64) ** rho
@@ -442,7 +446,7 @@ def log_likelihood(
 
 def _steps(x: Tensor, times: Tensor) -> Iterator[tuple[Tensor, float]]:
     """The time at which each step begins, (b,), and its length."""
-    for now, then in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+    for now, then in itertools.pairwise(times.tolist()):
         yield x.new_full((len(x),), now), then - now
 
 

@@ -46,6 +46,7 @@ from mnistgen.training import fit, resolve_device
 CLASSES = 10
 OVERFIT_IMAGES = 64
 OVERFIT_STEPS = 2400  # most models are done after a sixteenth of these, GANs after an eighth to a half
+PREPARED = 200  # images that a model is prepared with
 SAMPLES = 5  # images in a batch where one needs several
 STEPS = 8  # of training before the rules on sampling: layers that begin at zero have left it by then
 
@@ -131,9 +132,11 @@ class Subject:
         return self._config if self._config is not None else self.cls.Config()
 
     def build(self, num_classes: int = CLASSES, **changes: Any) -> GenerativeModel:
-        """A fresh model in train mode, the same one each time."""
+        """A fresh model in train mode, prepared for synthetic digits, the same one each time."""
         torch.manual_seed(self.seed)
-        return self.cls(dataclasses.replace(self.config, **changes), num_classes).to(self.device).train()
+        model = self.cls(dataclasses.replace(self.config, **changes), num_classes).to(self.device).train()
+        model.prepare(synthetic_digits(PREPARED, num_classes).images)
+        return model
 
     def batch(self, size: int, num_classes: int = CLASSES, seed: int = 0) -> tuple[Tensor, Tensor]:
         data = synthetic_digits(size, num_classes, seed)

@@ -1,5 +1,6 @@
 """Paths and solvers, against closed forms: analytic ODEs, Gaussian mixtures and their densities."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -128,7 +129,7 @@ def test_order_of_convergence(name: str, order: int) -> None:
     for steps in (40, 80, 160):
         times = torch.linspace(0.2, 2.0, steps + 1, dtype=torch.float64)
         errors.append(float((last(solver(swinging, x, times)) - x * math.exp(math.sin(2) - math.sin(0.2))).abs().max()))
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
 
 

@@ -4,6 +4,9 @@ from mnistgen.nn.adversarial import Projection, ResidualDiscriminator, ResidualG
 from mnistgen.nn.autoencoder import ImageDecoder, ImageEncoder, Upsampler
 from mnistgen.nn.blocks import ClassEmbedding, ResidualBlock
 from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood
+from mnistgen.nn.pixels import PixelSpace
+from mnistgen.nn.precision import computes_in_bfloat16
+from mnistgen.nn.unet import UNet
 
 __all__ = [
     "LIKELIHOODS",
@@ -11,10 +14,13 @@ __all__ = [
     "ImageDecoder",
     "ImageEncoder",
     "Likelihood",
+    "PixelSpace",
     "Projection",
     "ResidualBlock",
     "ResidualDiscriminator",
     "ResidualGenerator",
+    "UNet",
     "Upsampler",
+    "computes_in_bfloat16",
     "score_and_gradient",
 ]
