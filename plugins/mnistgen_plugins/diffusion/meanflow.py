@@ -1,0 +1,132 @@
+"""MeanFlow: the average velocity of a flow over any part of its way, so that one step goes all of it.
+
+Geng et al., "Mean Flows for One-step Generative Modeling" (2025), https://arxiv.org/abs/2505.13447. Times as in the
+paper: for data x, noise eps and z_t = (1 - t) x + t eps, the velocity is v = eps - x, and its average from r to t,
+
+    u(z_t, r, t) = 1 / (t - r) int_r^t v(z_s, s) ds,    obeys    u = v - (t - r) du/dt,   du/dt = v d_z u + d_t u,
+
+the MeanFlow identity. With the network for u on the right, and no gradient through it, that is what it is trained on:
+
+    L = E w |u(z_t, r, t, y) - (v - (t - r) du/dt)|^2,   w = 1 / (|...|^2 + c) without gradient
+
+A share of the images have r = t, where it is flow matching and du/dt is not needed; it is computed for the others, by
+one Jacobian-vector product. A sample is z_0 = z_1 - u(z_1, 0, 1), or as many steps of this kind as one likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+from mnistgen import Loss, Noise, UsageError
+from mnistgen.nn import UNet
+from mnistgen.solvers import Straight, last, midpoint
+from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
+
+
+@dataclass(frozen=True)
+class MeanFlowConfig(DiffusionConfig):
+    """Hyperparameters of `MeanFlow`."""
+
+    time_mean: float = -0.4
+    """Mean of the normal variable whose sigmoid is a time."""
+    time_std: float = 1.0
+    """Standard deviation of that variable."""
+    instant: float = 0.75
+    """Share of the images with r = t."""
+    damping: float = 1e-3
+    """c in the weight of an image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("time_mean")
+        self.require("time_std", least=0)
+        self.require("instant", least=0, below=1)
+        self.require("damping", above=0)
+
+
+class MeanFlow(Diffusion):
+    """One-step generation by the average velocity of a flow, class-conditional (Geng et al. 2025)."""
+
+    Config = MeanFlowConfig
+    config: MeanFlowConfig
+    path = Straight()
+
+    def __init__(self, config: MeanFlowConfig, num_classes: int = 10) -> None:
+        super().__init__(config, num_classes)
+        self.network = UNet(num_classes, config.width, config.blocks, times=2)
+
+    def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
+        """The weighted squared error of the average velocity; `error` is it without the weight, a pixel."""
+        x = self.pixels.encode(x)
+        r, t = self.times(len(y), x.device)
+        eps, y = torch.randn_like(x), self.some_labels(y)
+        z, v = torch.lerp(x, eps, t[:, None, None, None]), eps - x
+        target = self.target(z, v, r, t, y)
+        error = (self.average_velocity(z, r, t, y) - target).square().flatten(1).mean(1)
+        weight = 1 / (error.detach() + self.config.damping)
+        yield Loss((weight * error).mean(), self, {"error": error.mean()})
+
+    def times(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """r <= t, (n,) each; of the share `instant`, they are equal."""
+        s = (self.config.time_mean + self.config.time_std * torch.randn(n, 2, device=device)).sigmoid()
+        r, t = s.min(1).values, s.max(1).values
+        instant = torch.rand(n, device=device) < self.config.instant
+        return torch.where(instant, t, r), t
+
+    def target(self, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """v - (t - r) du/dt, without a gradient."""
+        later = r < t
+        target = v.clone()
+        if bool(later.any()):
+            span = (t - r)[later]
+            target[later] -= span[:, None, None, None] * self.slope(z[later], v[later], r[later], t[later], y[later])
+        return target
+
+    @torch.no_grad()
+    def slope(self, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """du/dt = v d_z u + d_t u along the path."""
+        with torch.autocast(z.device.type, enabled=False):
+            _, slope = jvp(
+                lambda z, t: self.average_velocity(z, r, t, y), (z.contiguous(), t), (v.contiguous(), torch.ones_like(t))
+            )
+        derivative: Tensor = slope
+        return derivative
+
+    def average_velocity(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """u(z_t, r, t, y): (b, 1, 28, 28), (b,) twice, labels or class weights -> (b, 1, 28, 28)."""
+        return self.evaluate(z, torch.stack([2 * t - 1, t - r], 1), y)
+
+    def denoise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """By the velocity, u(z, s, s), at the paper's time s = 1 - t."""
+        s = 1 - t
+        return x_t - s[:, None, None, None] * self.average_velocity(x_t, s, s, y)
+
+    def sample(self, y: Tensor, *, noise: Noise, steps: int = 1) -> Tensor:
+        """z_0 by `steps` average velocities, each over an equal part of the way."""
+        return last(self.sample_path(y, noise=noise, steps=steps))
+
+    def sample_path(self, y: Tensor, *, noise: Noise, steps: int = 1) -> Iterator[Tensor]:
+        """z_r as an image after each step."""
+        if steps < 1:
+            raise UsageError(f"steps is {steps}; it must be at least 1.")
+        return self.images(self.leaps(self.start(noise), y, steps))
+
+    def leaps(self, z: Tensor, y: Tensor, steps: int) -> Iterator[Tensor]:
+        """z_r = z_t - (t - r) u(z_t, r, t), step by step."""
+        for step in range(steps):
+            t = 1 - step / steps
+            r = 1 - (step + 1) / steps
+            z = z - (t - r) * self.average_velocity(z, z.new_full((len(z),), r), z.new_full((len(z),), t), y)
+            yield z
+
+    def states(self, z: Tensor, y: Tensor, *, backwards: bool = False) -> Iterator[Tensor]:
+        """One step to the data; back, by the velocity, since u looks back from t alone."""
+        if not backwards:
+            return self.leaps(z, y, 1)
+        field = self.path.field(self.denoiser(y))
+        return midpoint(field, z, torch.linspace(1 - 1e-4, 0, 33))
