@@ -134,7 +134,7 @@ class VQVAE(GenerativeModel, HasLikelihood):
         return -nll(self.prior(c, y), c) - reconstruction
 
     def sample(
-        self, y: Tensor, *, noise: Noise, guidance: float = 0.5, top_p: float = 0.97, temperature: float = 1.0
+        self, y: Tensor, *, noise: Noise, guidance: float = 0.35, top_p: float = 0.99, temperature: float = 1.0
     ) -> Tensor:
         """The image of codes from the prior, drawn one after the other.
 
