@@ -77,17 +77,17 @@ class Diffusion(GenerativeModel, HasPath, HasLatents):
         """
 
     def denoiser(
-        self, y: Tensor, *, guidance: float = 1.0, start: float = -math.inf, end: float = math.inf
+        self, y: Tensor, *, guidance_scale: float = 1.0, start: float = -math.inf, end: float = math.inf
     ) -> Denoiser:
         """D(x_t, t) of given labels, or class weights, guided by the class while t is in [start, end]."""
 
         def main(x_t: Tensor, t: Tensor) -> Tensor:
             return self.denoise(x_t, t, y)
 
-        if guidance == 1:
+        if guidance_scale == 1:
             return main
         no_class = torch.zeros(len(y), self.num_classes, device=y.device)
-        return guide(main, lambda x_t, t: self.denoise(x_t, t, no_class), guidance, (start, end))
+        return guide(main, lambda x_t, t: self.denoise(x_t, t, no_class), guidance_scale, (start, end))
 
     def some_labels(self, y: Tensor) -> Tensor:
         """The labels as class weights, (b, classes); in training mode, a share of them is replaced by no class."""

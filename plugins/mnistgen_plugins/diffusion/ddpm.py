@@ -60,13 +60,13 @@ class DDPM(Diffusion):
         noise: Noise,
         steps: int = 50,
         eta: float = 0.0,
-        guidance: float = 1.0,
+        guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 1000.0,
     ) -> Tensor:
         """By `steps` steps of equal length, at most 1,000: DDIM with `eta` 0, ancestral sampling with 1.
 
-        `guidance` by the class, 1 for none, at steps from and to, of 1,000.
+        `guidance_scale` by the class, 1 for none, at steps from and to, of 1,000.
         """
         return last(
             self.sample_path(
@@ -74,7 +74,7 @@ class DDPM(Diffusion):
                 noise=noise,
                 steps=steps,
                 eta=eta,
-                guidance=guidance,
+                guidance_scale=guidance_scale,
                 guidance_start=guidance_start,
                 guidance_end=guidance_end,
             )
@@ -87,14 +87,14 @@ class DDPM(Diffusion):
         noise: Noise,
         steps: int = 50,
         eta: float = 0.0,
-        guidance: float = 1.0,
+        guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 1000.0,
     ) -> Iterator[Tensor]:
         """x_t as an image after each step."""
         if not 1 <= steps <= T:
             raise UsageError(f"steps is {steps}; it must be from 1 to {T}.")
-        denoiser = self.denoiser(y, guidance=guidance, start=guidance_start, end=guidance_end)
+        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end)
         times = even(self.path, steps).round()
         return self.images(ddim(denoiser, self.path, self.start(noise), times, noise=noise, eta=eta))
 

@@ -71,14 +71,14 @@ class EDM(Diffusion):
         churn_from: float = 0.05,
         churn_to: float = 50.0,
         noise_scale: float = 1.003,
-        guidance: float = 1.0,
+        guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 80.0,
     ) -> Tensor:
         """`steps` noise levels from 80 to 0, two evaluations each but the last.
 
         `churn`, noise added at levels in [`churn_from`, `churn_to`] and scaled by `noise_scale`: S_churn, S_min, S_max
-        and S_noise of the paper. `guidance` by the class, 1 for none, at levels from and to.
+        and S_noise of the paper. `guidance_scale` by the class, 1 for none, at levels from and to.
         """
         return last(
             self.sample_path(
@@ -89,7 +89,7 @@ class EDM(Diffusion):
                 churn_from=churn_from,
                 churn_to=churn_to,
                 noise_scale=noise_scale,
-                guidance=guidance,
+                guidance_scale=guidance_scale,
                 guidance_start=guidance_start,
                 guidance_end=guidance_end,
             )
@@ -105,12 +105,12 @@ class EDM(Diffusion):
         churn_from: float = 0.05,
         churn_to: float = 50.0,
         noise_scale: float = 1.003,
-        guidance: float = 1.0,
+        guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 80.0,
     ) -> Iterator[Tensor]:
         """x_sigma as an image after each step."""
-        denoiser = self.denoiser(y, guidance=guidance, start=guidance_start, end=guidance_end)
+        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end)
         return self.images(
             churned_heun(
                 denoiser,

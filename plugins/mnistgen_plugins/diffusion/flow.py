@@ -72,18 +72,18 @@ class Flow(Diffusion):
         noise: Noise,
         steps: int = 8,
         solver: Solver = "heun",
-        guidance: float = 1.0,
+        guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
     ) -> Tensor:
-        """x_1 by `steps` steps of `solver`; `guidance` by the class, 1 for none, from and to some time in [0, 1]."""
+        """x_1 by `steps` steps of `solver`; `guidance_scale` by the class, 1 for none, from and to some time in [0, 1]."""
         return last(
             self.sample_path(
                 y,
                 noise=noise,
                 steps=steps,
                 solver=solver,
-                guidance=guidance,
+                guidance_scale=guidance_scale,
                 guidance_start=guidance_start,
                 guidance_end=guidance_end,
             )
@@ -96,12 +96,12 @@ class Flow(Diffusion):
         noise: Noise,
         steps: int = 8,
         solver: Solver = "heun",
-        guidance: float = 1.0,
+        guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
     ) -> Iterator[Tensor]:
         """x_t as an image after each step."""
-        denoiser = self.denoiser(y, guidance=guidance, start=guidance_start, end=guidance_end)
+        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end)
         times = even(self.path, steps)
         return self.images(SOLVERS[solver](self.path.field(denoiser), self.start(noise), times))
 
