@@ -364,14 +364,15 @@ def even(path: Path, steps: int) -> Tensor:
     return torch.linspace(path.noisy, path.clean, steps + 1, dtype=torch.float64)
 
 
-def karras(steps: int, *, lowest: float = 0.002, highest: float = 80.0, rho: float = 7.0) -> Tensor:
+def karras(steps: int, *, lowest: float = 0.002, highest: float = 80.0, rho: float = 7.0, start: float = 0.0) -> Tensor:
     """Noise levels from `highest` to `lowest`, evenly in sigma^(1/rho), then 0: (steps + 1,).
 
-    Karras et al. 2022, equation 5.
+    Karras et al. 2022, equation 5; `start` leaves out that part of the way from `highest`.
     """
     if steps < 1:
         raise UsageError(f"steps is {steps}; it must be at least 1.")
-    ramp = torch.linspace(highest ** (1 / rho), lowest ** (1 / rho), steps, dtype=torch.float64) ** rho
+    from_, to = highest ** (1 / rho), lowest ** (1 / rho)
+    ramp = torch.linspace(from_ + start * (to - from_), to, steps, dtype=torch.float64) ** rho
     return torch.cat([ramp, ramp.new_zeros(1)])
 
 

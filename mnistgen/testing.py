@@ -16,7 +16,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from mnistgen.model import (
     BaseConfig,
     GenerativeModel,
     HasDecoder,
+    HasEditing,
     HasLatents,
     HasLikelihood,
     HasPath,
@@ -647,6 +648,22 @@ def _path(subject: Subject) -> None:
         raise ContractError("The last frame of sample_path() is not what sample() gives for the same noise.")
 
 
+def _edits(subject: Subject) -> None:
+    model = subject.warm
+    assert isinstance(model, HasEditing)
+    x, y = subject.batch(SAMPLES)
+    known = (torch.arange(28, device=x.device) < 14).view(1, 1, 28, 1)
+    noise = partial(Noise, subject.seed, range(SAMPLES), subject.device)
+    with torch.no_grad():
+        filled = model.inpaint(x, known, y, noise=noise())
+        _check_images(filled, SAMPLES, "inpaint()")
+        if not _equal(filled[:, :, :14], x[:, :, :14]):
+            raise ContractError("inpaint() changes pixels that are known.")
+        _check_images(model.vary(x, y, noise=noise()), SAMPLES, "vary()")
+        if not _equal(model.vary(x, y, noise=noise(), strength=0.0), x):
+            raise ContractError("vary() with strength 0 does not give the images that it is given.")
+
+
 class Rule(NamedTuple):
     """One rule of the contract."""
 
@@ -675,6 +692,7 @@ RULES = [
     Rule("codes decode for labels and weights", _decodes, ability=HasDecoder),
     Rule("latents have their shape, and decode again", _latents, ability=HasLatents),
     Rule("the sampling path ends in the sample", _path, ability=HasPath),
+    Rule("edits keep what is known", _edits, ability=HasEditing),
     Rule(f"overfits {OVERFIT_IMAGES} images", _overfits),
     Rule("labels are respected, or do not matter", _labels),
 ]

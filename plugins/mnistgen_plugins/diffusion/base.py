@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnistgen import BaseConfig, GenerativeModel, HasLatents, HasPath, Noise
+from mnistgen import BaseConfig, GenerativeModel, HasEditing, HasLatents, HasPath, Noise, UsageError
 from mnistgen.nn import PixelSpace, UNet, computes_in_bfloat16
-from mnistgen.solvers import Denoiser, Path, guide, last
+from mnistgen.solvers import Denoiser, Path, guide, inpaint, last
 
 IMAGE = (1, 28, 28)
+ODE_STEPS = 32  # where an image and its noise are to lead to each other
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class DiffusionConfig(BaseConfig):
         self.require("label_dropout", least=0, below=1)
 
 
-class Diffusion(GenerativeModel, HasPath, HasLatents):
+class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing):
     """A model of x_t = alpha(t) x + sigma(t) eps by its denoiser; `path` says what alpha and sigma are."""
 
     family = "diffusion"
@@ -71,9 +72,9 @@ class Diffusion(GenerativeModel, HasPath, HasLatents):
 
     @abstractmethod
     def denoise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """D(x_t, t, y) = E[x | x_t, y] in the space of pixels: (b, 1, 28, 28), (b,), labels or weights -> (b, 1, 28, 28).
+        """D(x_t, t, y) = E[x | x_t, y] in the space of pixels: (b, 1, 28, 28), (b,), labels -> (b, 1, 28, 28).
 
-        Class weights that are all zero stand for no class.
+        y may be class weights, (b, classes); weights that are all zero stand for no class.
         """
 
     def denoiser(
@@ -106,16 +107,38 @@ class Diffusion(GenerativeModel, HasPath, HasLatents):
         return (sigma * z).contiguous(memory_format=torch.channels_last)
 
     @abstractmethod
-    def states(self, z: Tensor, y: Tensor, *, backwards: bool = False) -> Iterator[Tensor]:
-        """The deterministic way from standard normal noise to data, or back, as `decode` and `encode` go it."""
+    def times(self, steps: int, start: float = 0.0) -> Tensor:
+        """(steps + 1,) times from the part `start` of the way, 0 where it begins in noise, to the data."""
+
+    @abstractmethod
+    def follow(self, denoiser: Denoiser, state: Tensor, times: Tensor) -> Iterator[Tensor]:
+        """The states of the deterministic way along `times`, in either direction."""
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """The image to which the ODE leads from z."""
-        return self.pixels.decode(last(self.states(z, y)))
+        return self.pixels.decode(last(self.follow(self.denoiser(y), self.scaled(z), self.times(ODE_STEPS))))
 
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         """The noise from which the ODE leads to x."""
-        return last(self.states(self.pixels.encode(x), y, backwards=True))
+        times = self.times(ODE_STEPS).flip(0)
+        return last(self.follow(self.denoiser(y), self.pixels.encode(x), times)) / self.scaled(torch.ones(1))
+
+    def inpaint(self, x: Tensor, known: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
+        """The ODE of a denoiser that is told the data where they are known."""
+        denoiser = inpaint(self.denoiser(y), self.pixels.encode(x), known)
+        images = self.pixels.decode(last(self.follow(denoiser, self.start(noise), self.times(ODE_STEPS))))
+        return torch.where(known, x, images)
+
+    def vary(self, x: Tensor, y: Tensor, *, noise: Noise, strength: float = 0.5) -> Tensor:
+        """Noise is added as it is at the part 1 - strength of the way, and the ODE leads back (Meng et al. 2022)."""
+        if not 0 <= strength <= 1:
+            raise UsageError(f"strength is {strength}; it must be from 0 to 1.")
+        if strength == 0:
+            return x
+        times = self.times(ODE_STEPS, 1 - strength)
+        eps = noise.normal(*IMAGE)
+        state = self.path.at(self.pixels.encode(x), eps, times[:1].to(eps).expand(len(x)))
+        return self.pixels.decode(last(self.follow(self.denoiser(y), state, times)))
 
     def images(self, states: Iterator[Tensor]) -> Iterator[Tensor]:
         """States of a solver as images in [-1, 1]."""

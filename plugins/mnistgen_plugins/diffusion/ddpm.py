@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise, UsageError
-from mnistgen.solvers import Preserving, ddim, even, last
+from mnistgen.solvers import Denoiser, Preserving, ddim, last
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
 
 T = 1000
@@ -95,13 +95,11 @@ class DDPM(Diffusion):
         if not 1 <= steps <= T:
             raise UsageError(f"steps is {steps}; it must be from 1 to {T}.")
         denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end)
-        times = even(self.path, steps).round()
-        return self.images(ddim(denoiser, self.path, self.start(noise), times, noise=noise, eta=eta))
+        return self.images(ddim(denoiser, self.path, self.start(noise), self.times(steps), noise=noise, eta=eta))
 
-    def states(self, z: Tensor, y: Tensor, *, backwards: bool = False) -> Iterator[Tensor]:
-        times, denoiser = even(self.path, 100).round(), self.denoiser(y)
-        if not backwards:
-            return ddim(denoiser, self.path, z, times)
-        times = times.flip(0)
-        times[0] = 1  # the least noise that the network knows; that of the data is none
-        return ddim(denoiser, self.path, z, times)
+    def times(self, steps: int, start: float = 0.0) -> Tensor:
+        times: Tensor = torch.linspace(round((1 - start) * T), 0, steps + 1, dtype=torch.float64).round().unique()
+        return times.flip(0)
+
+    def follow(self, denoiser: Denoiser, state: Tensor, times: Tensor) -> Iterator[Tensor]:
+        return ddim(denoiser, self.path, state, times.clamp_min(1) if times[0] < times[-1] else times)

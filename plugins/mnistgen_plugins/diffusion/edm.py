@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise
-from mnistgen.solvers import Exploding, churned_heun, heun, karras, last
+from mnistgen.solvers import Denoiser, Exploding, churned_heun, heun, karras, last
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
 
 
@@ -115,7 +115,7 @@ class EDM(Diffusion):
             churned_heun(
                 denoiser,
                 self.start(noise),
-                karras(steps, highest=self.path.noisy),
+                self.times(steps),
                 noise=noise,
                 churn=churn,
                 lowest=churn_from,
@@ -124,9 +124,11 @@ class EDM(Diffusion):
             )
         )
 
-    def states(self, z: Tensor, y: Tensor, *, backwards: bool = False) -> Iterator[Tensor]:
-        levels, field = karras(40, highest=self.path.noisy), self.path.field(self.denoiser(y))
-        if not backwards:
-            return heun(field, self.scaled(z), levels)
-        # From the least level that has a velocity up; the noise is that of the highest, in its standard deviations.
-        return (state / self.path.noisy for state in heun(field, z, levels[:-1].flip(0), last_euler=False))
+    def times(self, steps: int, start: float = 0.0) -> Tensor:
+        return karras(steps, highest=self.path.noisy, start=start)
+
+    def follow(self, denoiser: Denoiser, state: Tensor, times: Tensor) -> Iterator[Tensor]:
+        field = self.path.field(denoiser)
+        if times[0] > times[-1]:
+            return heun(field, state, times)
+        return heun(field, state, times[1:], last_euler=False)  # the first level that has a velocity is above 0

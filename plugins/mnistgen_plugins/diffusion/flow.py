@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise
-from mnistgen.solvers import SOLVERS, Straight, even, last
+from mnistgen.solvers import SOLVERS, Denoiser, Straight, even, last, midpoint
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
 
 Solver = Literal["euler", "midpoint", "heun", "adams", "rk4", "adaptive"]
@@ -102,9 +102,10 @@ class Flow(Diffusion):
     ) -> Iterator[Tensor]:
         """x_t as an image after each step."""
         denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end)
-        times = even(self.path, steps)
-        return self.images(SOLVERS[solver](self.path.field(denoiser), self.start(noise), times))
+        return self.images(SOLVERS[solver](self.path.field(denoiser), self.start(noise), self.times(steps)))
 
-    def states(self, z: Tensor, y: Tensor, *, backwards: bool = False) -> Iterator[Tensor]:
-        times = even(self.path, 32)
-        return SOLVERS["midpoint"](lambda x_t, t: self.velocity(x_t, t, y), z, times.flip(0) if backwards else times)
+    def times(self, steps: int, start: float = 0.0) -> Tensor:
+        return start + (1 - start) * even(self.path, steps)
+
+    def follow(self, denoiser: Denoiser, state: Tensor, times: Tensor) -> Iterator[Tensor]:
+        return midpoint(self.path.field(denoiser), state, times)

@@ -24,7 +24,7 @@ from torch.func import jvp
 
 from mnistgen import Loss, Noise, UsageError
 from mnistgen.nn import UNet
-from mnistgen.solvers import Straight, last, midpoint
+from mnistgen.solvers import Denoiser, Straight, even, last, midpoint
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
 
 
@@ -63,7 +63,7 @@ class MeanFlow(Diffusion):
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """The weighted squared error of the average velocity; `error` is it without the weight, a pixel."""
         x = self.pixels.encode(x)
-        r, t = self.times(len(y), x.device)
+        r, t = self.spans(len(y), x.device)
         eps, y = torch.randn_like(x), self.some_labels(y)
         z, v = torch.lerp(x, eps, t[:, None, None, None]), eps - x
         target = self.target(z, v, r, t, y)
@@ -71,7 +71,7 @@ class MeanFlow(Diffusion):
         weight = 1 / (error.detach() + self.config.damping)
         yield Loss((weight * error).mean(), self, {"error": error.mean()})
 
-    def times(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def spans(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """r <= t, (n,) each; of the share `instant`, they are equal."""
         s = (self.config.time_mean + self.config.time_std * torch.randn(n, 2, device=device)).sigmoid()
         r, t = s.min(1).values, s.max(1).values
@@ -92,7 +92,9 @@ class MeanFlow(Diffusion):
         """du/dt = v d_z u + d_t u along the path."""
         with torch.autocast(z.device.type, enabled=False):
             _, slope = jvp(
-                lambda z, t: self.average_velocity(z, r, t, y), (z.contiguous(), t), (v.contiguous(), torch.ones_like(t))
+                lambda z, t: self.average_velocity(z, r, t, y),
+                (z.contiguous(), t),
+                (v.contiguous(), torch.ones_like(t)),
             )
         derivative: Tensor = slope
         return derivative
@@ -124,9 +126,13 @@ class MeanFlow(Diffusion):
             z = z - (t - r) * self.average_velocity(z, z.new_full((len(z),), r), z.new_full((len(z),), t), y)
             yield z
 
-    def states(self, z: Tensor, y: Tensor, *, backwards: bool = False) -> Iterator[Tensor]:
-        """One step to the data; back, by the velocity, since u looks back from t alone."""
-        if not backwards:
-            return self.leaps(z, y, 1)
-        field = self.path.field(self.denoiser(y))
-        return midpoint(field, z, torch.linspace(1 - 1e-4, 0, 33))
+    def times(self, steps: int, start: float = 0.0) -> Tensor:
+        return start + (1 - start) * even(self.path, steps)
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """The image of one step."""
+        return self.pixels.decode(last(self.leaps(z, y, 1)))
+
+    def follow(self, denoiser: Denoiser, state: Tensor, times: Tensor) -> Iterator[Tensor]:
+        """By the velocity, u(z, s, s)."""
+        return midpoint(self.path.field(denoiser), state, times.clamp(0, 1 - 1e-4) if times[0] > times[-1] else times)
