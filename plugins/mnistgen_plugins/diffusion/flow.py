@@ -76,7 +76,7 @@ class Flow(Diffusion):
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
     ) -> Tensor:
-        """x_1 by `steps` steps of `solver`; `guidance_scale` by the class, 1 for none, from and to some time in [0, 1]."""
+        """x_1 by `steps` steps of `solver`; `guidance_scale` by the class, 1 for none, from and to some times."""
         return last(
             self.sample_path(
                 y,

@@ -91,12 +91,9 @@ class MeanFlow(Diffusion):
     def slope(self, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """du/dt = v d_z u + d_t u along the path."""
         with torch.autocast(z.device.type, enabled=False):
-            _, slope = jvp(
-                lambda z, t: self.average_velocity(z, r, t, y),
-                (z.contiguous(), t),
-                (v.contiguous(), torch.ones_like(t)),
-            )
-        derivative: Tensor = slope
+            tangents = (v.contiguous(), torch.ones_like(t))
+            outputs = jvp(lambda z, t: self.average_velocity(z, r, t, y), (z.contiguous(), t), tangents)
+        derivative: Tensor = outputs[1]
         return derivative
 
     def average_velocity(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
