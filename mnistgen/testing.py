@@ -48,7 +48,7 @@ OVERFIT_IMAGES = 64
 OVERFIT_STEPS = 2400  # most models are done after a sixteenth of these, GANs after an eighth to a half
 SAMPLES = 5  # images in a batch where one needs several
 STEPS = 8  # of training before the rules on sampling: layers that begin at zero have left it by then
-WARM_STEPS = (STEPS, 64, 256)
+WARM_STEPS = (STEPS, 64, 256)  # the later ones only while all images are alike
 
 
 class Outcome(NamedTuple):
@@ -479,7 +479,7 @@ def _validation(subject: Subject) -> None:
 
 
 def _finite(subject: Subject) -> None:
-    _finite_state(subject.warm, f"after {STEPS} steps")
+    _finite_state(subject.warm, "after a few steps")
 
 
 def _finite_state(model: GenerativeModel, when: str) -> None:
