@@ -47,6 +47,7 @@ TARGETS = {"vae": 25.0, "latent_flow_vae": 8.0, "vqvae": 5.0, "dcgan": 8.0, "wga
 LABELS = 0.99  # the least label agreement
 COVERAGE = 0.05  # the most that coverage may be below that of real images
 LARGEST = 4 * 2**20  # bytes of a checkpoint that ships
+PICTURES = (".png", ".gif")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -323,11 +324,12 @@ def report(runs: Sequence[Trained], home: Path, n: int) -> dict[str, Any]:
 
 
 def texts(path: Path) -> Iterator[str]:
-    """What a PNG or a safetensors file says of itself."""
-    if path.suffix == ".png":
+    """What a picture or a safetensors file says of itself."""
+    if path.suffix in PICTURES:
         with Image.open(path) as picture:
             picture.load()  # text may stand behind the pixels
-            yield from (str(value) for value in picture.info.values())
+            values = picture.info.values()
+            yield from (value.decode() if isinstance(value, bytes) else str(value) for value in values)
     else:
         with safe_open(path, "pt") as file:
             yield from (file.metadata() or {}).values()
@@ -349,7 +351,8 @@ def ship(models: Sequence[str], home: Path, root: Path) -> None:
         copies[weights] = root / "checkpoints" / f"{model}-mnist.safetensors"
         for picture in ("grid", "curves"):
             copies[folder / "pictures" / f"{picture}.png"] = pictures / f"{picture}.png"
-        copies |= {picture: pictures / picture.name for picture in (folder / "pictures").glob("*.png")}
+        drawn = [path for path in (folder / "pictures").glob("*") if path.suffix in PICTURES]
+        copies |= {picture: pictures / picture.name for picture in drawn}
         copies[folder / "scored" / "grid.png"] = pictures / "scored.png"
         copies[folder / "scored" / "nearest.png"] = pictures / "nearest.png"
         if weights.exists() and weights.stat().st_size > LARGEST:

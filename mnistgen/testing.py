@@ -50,6 +50,7 @@ OVERFIT_STEPS = 2400  # most models are done after a sixteenth of these, GANs af
 PREPARED = 200  # images that a model is prepared with
 SAMPLES = 5  # images in a batch where one needs several
 STEPS = 8  # of training before the rules on sampling: layers that begin at zero have left it by then
+WARM_STEPS = (STEPS, 64, 256)  # the later ones only while all images are alike
 
 
 class Outcome(NamedTuple):
@@ -154,13 +155,24 @@ class Subject:
 
     @cached_property
     def warm(self) -> GenerativeModel:
-        """A model after a few steps, in eval mode; not to be changed."""
+        """A model after a few steps, in eval mode; not to be changed.
+
+        As few as give images that differ from seed to seed: what shows the likeliest value of each pixel is black at
+        first. Where none do, the rules will say so.
+        """
         model = self.build()
-        optimizers = model.optimizers()
-        with torch.enable_grad():  # the first rule to ask for it may sit inside a no_grad
-            for step in range(STEPS):
-                for loss in model.losses(*self.batch(16, seed=step)):
-                    _step(optimizers, loss)
+        optimizers, done = model.optimizers(), 0
+        for steps in WARM_STEPS:
+            torch.manual_seed(self.seed + done)  # drawing has left the global state elsewhere
+            model.train()
+            with torch.enable_grad():  # the first rule to ask for it may sit inside a no_grad
+                for step in range(done, steps):
+                    for loss in model.losses(*self.batch(16, seed=step)):
+                        _step(optimizers, loss)
+            done = steps
+            one, other = (self.draw(model, self.labels(), list(range(SAMPLES)), seed) for seed in (0, 1))
+            if not torch.equal(one, other):
+                break
         return model.eval()
 
     @cached_property
@@ -471,7 +483,7 @@ def _validation(subject: Subject) -> None:
 
 
 def _finite(subject: Subject) -> None:
-    _finite_state(subject.warm, f"after {STEPS} steps")
+    _finite_state(subject.warm, "after a few steps")
 
 
 def _finite_state(model: GenerativeModel, when: str) -> None:
