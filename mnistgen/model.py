@@ -4,7 +4,8 @@ A model is a module with a frozen dataclass of hyperparameters and two methods: 
 quantities to minimise in the order the paper minimises them, and `sample`, from labels to images. Training,
 checkpoints, sampling, scores and the command line follow from those. `Trainable` is the part that training needs
 (a classifier is one too); `GenerativeModel` adds sampling. What only some models can do (`HasLikelihood`,
-`HasDecoder`, `HasLatents`, `HasPath`, `HasEditing`) is an abstract class of its own, never a method that may or may not be there.
+`HasDecoder`, `HasLatents`, `HasPath`, `HasEditing`) is an abstract class of its own, never a method that may or may
+not be there.
 """
 
 from __future__ import annotations

@@ -55,6 +55,10 @@ class Path(ABC):
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha'(t) and sigma'(t), (b,) -> (b,) each."""
 
+    @abstractmethod
+    def time_at(self, ratio: float) -> float:
+        """The time at which sigma / alpha is `ratio`; the nearest whole one where times are whole."""
+
     def at(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """x_t."""
         return _like(self.alpha(t), x) * x + _like(self.sigma(t), x) * eps
@@ -109,6 +113,9 @@ class Straight(Path):
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), -torch.ones_like(t)
 
+    def time_at(self, ratio: float) -> float:
+        return 1 / (1 + ratio)
+
     def velocity(self, x_t: Tensor, data: Tensor, t: Tensor) -> Tensor:
         """(x - x_t) / (1 - t)."""
         return (data - x_t) / _like(1 - t, x_t)
@@ -133,6 +140,9 @@ class Exploding(Path):
 
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(t), torch.ones_like(t)
+
+    def time_at(self, ratio: float) -> float:
+        return ratio
 
 
 class Preserving(Path):
@@ -162,6 +172,10 @@ class Preserving(Path):
         log_alpha = self._log_alpha(t)
         alpha, square = log_alpha.exp(), (2 * log_alpha).exp()
         return (slope * alpha).to(t.dtype), (-slope * square / (1 - square).sqrt()).to(t.dtype)
+
+    def time_at(self, ratio: float) -> float:
+        ratios = (-torch.expm1(2 * self.log_alpha)).sqrt() / self.log_alpha.exp()
+        return float((ratios - ratio).abs().argmin())
 
     def _log_alpha(self, t: Tensor) -> Tensor:
         """In float64, on the device of t."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ class PixelSpace(nn.Module):
 
     values: Tensor
     edges: Tensor
+    log_frequency: Tensor
 
     def __init__(self, *, ranked: bool) -> None:
         super().__init__()
@@ -30,6 +33,7 @@ class PixelSpace(nn.Module):
         values = torch.arange(LEVELS) / 127.5 - 1
         self.register_buffer("values", values)  # (256,), the number of each level
         self.register_buffer("edges", (values[1:] + values[:-1]) / 2)  # (255,), between the levels' bins
+        self.register_buffer("log_frequency", torch.full((LEVELS,), -math.log(LEVELS)))  # (256,), of each level
 
     def prepare(self, images: Tensor) -> None:
         """Learn the space from training images, (n, 1, 28, 28) uint8."""
@@ -45,6 +49,7 @@ class PixelSpace(nn.Module):
         std = ((counts * (values - mean).square()).sum() / counts.sum()).sqrt().clamp_min(1e-3)
         self.values.copy_((values - mean) / std)
         self.edges.copy_((edges - mean) / std)
+        self.log_frequency.copy_(((counts + 1) / (counts + 1).sum()).log())
 
     def encode(self, x: Tensor) -> Tensor:
         """[-1, 1] -> numbers of the space, any shape."""
@@ -53,3 +58,12 @@ class PixelSpace(nn.Module):
     def decode(self, u: Tensor) -> Tensor:
         """Numbers of the space -> the grey levels n / 127.5 - 1, any shape."""
         return torch.bucketize(u.contiguous(), self.edges, right=True) / 127.5 - 1
+
+    def log_prob(self, x: Tensor, u: Tensor, sigma: float) -> Tensor:
+        """log P(level | u) where u is the level's number with noise of standard deviation `sigma`, any shape.
+
+        By Bayes' rule and the frequencies of the training images, each pixel on its own; x in [-1, 1].
+        """
+        logits = self.log_frequency - 0.5 * ((u[..., None] - self.values) / sigma).square()
+        levels = ((x + 1) * 127.5).round().clamp(0, LEVELS - 1).long()
+        return logits.log_softmax(-1).gather(-1, levels[..., None])[..., 0]

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnistgen import BaseConfig, GenerativeModel, HasEditing, HasLatents, HasPath, Noise, UsageError
+from mnistgen import (
+    BaseConfig,
+    GenerativeModel,
+    HasEditing,
+    HasLatents,
+    HasLikelihood,
+    HasPath,
+    Noise,
+    UsageError,
+    load,
+)
 from mnistgen.nn import PixelSpace, UNet, computes_in_bfloat16
-from mnistgen.solvers import Denoiser, Path, guide, inpaint, last
+from mnistgen.solvers import Denoiser, Path, guide, inpaint, last, log_likelihood, rk4
 
 IMAGE = (1, 28, 28)
 ODE_STEPS = 32  # where an image and its noise are to lead to each other
+LEAST_NOISE = 0.05  # relative to the data, where grey levels take over from the density of the ODE
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,17 @@ class DiffusionConfig(BaseConfig):
         self.require("label_dropout", least=0, below=1)
 
 
-class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing):
+def ends(path: Callable[..., Iterator[Tensor]]) -> Callable[..., Tensor]:
+    """`sample`, made of `sample_path`: the same knobs, and the last of its images."""
+
+    @functools.wraps(path)
+    def sample(self: Diffusion, y: Tensor, *, noise: Noise, **knobs: Any) -> Tensor:
+        return last(path(self, y, noise=noise, **knobs))
+
+    return sample
+
+
+class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood):
     """A model of x_t = alpha(t) x + sigma(t) eps by its denoiser; `path` says what alpha and sigma are."""
 
     family = "diffusion"
@@ -60,6 +82,8 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing):
     Config: ClassVar[type[BaseConfig]] = DiffusionConfig
     config: DiffusionConfig
     path: Path
+    likelihood = "lower bound"
+    likelihood_of = "8-bit pixels"
 
     def __init__(self, config: DiffusionConfig, num_classes: int = 10) -> None:
         super().__init__(config, num_classes)
@@ -78,17 +102,40 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing):
         """
 
     def denoiser(
-        self, y: Tensor, *, guidance_scale: float = 1.0, start: float = -math.inf, end: float = math.inf
+        self,
+        y: Tensor,
+        *,
+        guidance_scale: float = 1.0,
+        start: float = -math.inf,
+        end: float = math.inf,
+        weak: str = "",
     ) -> Denoiser:
-        """D(x_t, t) of given labels, or class weights, guided by the class while t is in [start, end]."""
+        """D(x_t, t) of given labels, or class weights, guided while t is in [start, end].
+
+        By the class, or, where `weak` names the checkpoint of a weaker model of the same kind, away from what that
+        one makes of the same class (autoguidance).
+        """
 
         def main(x_t: Tensor, t: Tensor) -> Tensor:
             return self.denoise(x_t, t, y)
 
         if guidance_scale == 1:
             return main
-        no_class = torch.zeros(len(y), self.num_classes, device=y.device)
-        return guide(main, lambda x_t, t: self.denoise(x_t, t, no_class), guidance_scale, (start, end))
+        if weak:
+            other = self.weaker(weak).denoiser(y)
+        else:
+            no_class = torch.zeros(len(y), self.num_classes, device=y.device)
+            other = functools.partial(self.denoise, y=no_class)
+        return guide(main, other, guidance_scale, (start, end))
+
+    def weaker(self, name: str) -> Diffusion:
+        """The model of another checkpoint, in the same space of pixels and on the same device."""
+        model = _loaded(name)
+        if not isinstance(model, type(self)) or model.num_classes != self.num_classes:
+            raise UsageError(f"weak is {name}, which is no {type(self).__name__} of {self.num_classes} classes.")
+        if not torch.equal(model.pixels.values.cpu(), self.pixels.values.cpu()):
+            raise UsageError(f"weak is {name}, whose space of pixels is another; train both on the same images.")
+        return model.to(self.pixels.values.device)
 
     def some_labels(self, y: Tensor) -> Tensor:
         """The labels as class weights, (b, classes); in training mode, a share of them is replaced by no class."""
@@ -140,6 +187,28 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing):
         state = self.path.at(self.pixels.encode(x), eps, times[:1].to(eps).expand(len(x)))
         return self.pixels.decode(last(self.follow(self.denoiser(y), state, times)))
 
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        """A lower bound on the log-probability of the grey levels, in nats an image, on average over its own draws.
+
+        With x_s a little short of the data, E_q(x_s|x) [log p(x_s) + log P(x | x_s) - log q(x_s | x)]: p(x_s) is the
+        density of the probability-flow ODE, its divergence estimated by Hutchinson's trick, and P(x | x_s) takes the
+        pixels one by one, by Bayes' rule and the frequencies of grey levels (as in Kingma et al. 2021, eq. 11).
+        """
+        u = self.pixels.encode(x)
+        ends = torch.tensor([self.path.time_at(LEAST_NOISE)], dtype=torch.float64)
+        alpha, sigma = self.path.alpha(ends).item(), self.path.sigma(ends).item()
+        eps = torch.randn_like(u)
+        x_s = alpha * u + sigma * eps
+        log_q = (-0.5 * eps.square() - 0.5 * math.log(2 * math.pi) - math.log(sigma)).flatten(1).sum(1)
+        log_levels = self.pixels.log_prob(x, x_s / alpha, sigma / alpha).flatten(1).sum(1)
+        times = self.times(ODE_STEPS).flip(0)
+        noisier = self.path.sigma(times) > LEAST_NOISE * self.path.alpha(times)
+        times = torch.cat([ends, times[noisier]])
+        prior_std = self.path.sigma(times[-1:]).item()
+        probe = torch.randint(0, 2, u.shape, device=u.device).to(u) * 2 - 1
+        field = self.path.field(self.denoiser(y))
+        return log_likelihood(field, x_s, times, rk4, prior_std=prior_std, probe=probe) + log_levels - log_q
+
     def images(self, states: Iterator[Tensor]) -> Iterator[Tensor]:
         """States of a solver as images in [-1, 1]."""
         for state in states:
@@ -154,3 +223,9 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing):
         with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device)):
             out = self.network(*inputs)
         return out.float()
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(name: str) -> GenerativeModel:
+    """The model of a checkpoint, once for all batches of a sample."""
+    return load(name)

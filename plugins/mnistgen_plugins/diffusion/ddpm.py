@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise, UsageError
-from mnistgen.solvers import Denoiser, Preserving, ddim, last
-from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
+from mnistgen.solvers import Denoiser, Preserving, ddim
+from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
 
 T = 1000
 
@@ -53,33 +53,6 @@ class DDPM(Diffusion):
         data = self.path.data_of_noise(x_t, self.noise(x_t, t, y), t)
         return data.clamp(self.pixels.values[0], self.pixels.values[-1])
 
-    def sample(
-        self,
-        y: Tensor,
-        *,
-        noise: Noise,
-        steps: int = 50,
-        eta: float = 0.0,
-        guidance_scale: float = 1.0,
-        guidance_start: float = 0.0,
-        guidance_end: float = 1000.0,
-    ) -> Tensor:
-        """By `steps` steps of equal length, at most 1,000: DDIM with `eta` 0, ancestral sampling with 1.
-
-        `guidance_scale` by the class, 1 for none, at steps from and to, of 1,000.
-        """
-        return last(
-            self.sample_path(
-                y,
-                noise=noise,
-                steps=steps,
-                eta=eta,
-                guidance_scale=guidance_scale,
-                guidance_start=guidance_start,
-                guidance_end=guidance_end,
-            )
-        )
-
     def sample_path(
         self,
         y: Tensor,
@@ -90,12 +63,18 @@ class DDPM(Diffusion):
         guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 1000.0,
+        weak: str = "",
     ) -> Iterator[Tensor]:
-        """x_t as an image after each step."""
+        """By `steps` steps of equal length, at most 1,000: DDIM with `eta` 0, ancestral sampling with 1.
+
+        `guidance_scale` by the class, 1 for none, at steps from and to, of 1,000; or away from the checkpoint `weak`.
+        """
         if not 1 <= steps <= T:
             raise UsageError(f"steps is {steps}; it must be from 1 to {T}.")
-        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end)
+        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
         return self.images(ddim(denoiser, self.path, self.start(noise), self.times(steps), noise=noise, eta=eta))
+
+    sample = ends(sample_path)
 
     def times(self, steps: int, start: float = 0.0) -> Tensor:
         times: Tensor = torch.linspace(round((1 - start) * T), 0, steps + 1, dtype=torch.float64).round().unique()

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise
-from mnistgen.solvers import Denoiser, Exploding, churned_heun, heun, karras, last
-from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
+from mnistgen.solvers import Denoiser, Exploding, churned_heun, heun, karras
+from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
 
 
 @dataclass(frozen=True)
@@ -61,40 +61,6 @@ class EDM(Diffusion):
         F_x = self.evaluate(scale * x_t, t[:, None].clamp_min(1e-4).log() / 4, y)
         return scale**2 * x_t + sigma * scale * F_x
 
-    def sample(
-        self,
-        y: Tensor,
-        *,
-        noise: Noise,
-        steps: int = 18,
-        churn: float = 0.0,
-        churn_from: float = 0.05,
-        churn_to: float = 50.0,
-        noise_scale: float = 1.003,
-        guidance_scale: float = 1.0,
-        guidance_start: float = 0.0,
-        guidance_end: float = 80.0,
-    ) -> Tensor:
-        """`steps` noise levels from 80 to 0, two evaluations each but the last.
-
-        `churn`, noise added at levels in [`churn_from`, `churn_to`] and scaled by `noise_scale`: S_churn, S_min, S_max
-        and S_noise of the paper. `guidance_scale` by the class, 1 for none, at levels from and to.
-        """
-        return last(
-            self.sample_path(
-                y,
-                noise=noise,
-                steps=steps,
-                churn=churn,
-                churn_from=churn_from,
-                churn_to=churn_to,
-                noise_scale=noise_scale,
-                guidance_scale=guidance_scale,
-                guidance_start=guidance_start,
-                guidance_end=guidance_end,
-            )
-        )
-
     def sample_path(
         self,
         y: Tensor,
@@ -108,9 +74,15 @@ class EDM(Diffusion):
         guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 80.0,
+        weak: str = "",
     ) -> Iterator[Tensor]:
-        """x_sigma as an image after each step."""
-        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end)
+        """`steps` noise levels from 80 to 0, two evaluations each but the last.
+
+        `churn`, noise added at levels in [`churn_from`, `churn_to`] and scaled by `noise_scale`: S_churn, S_min, S_max
+        and S_noise of the paper. `guidance_scale` by the class, 1 for none, at levels from and to; or away from the
+        checkpoint `weak`.
+        """
+        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
         return self.images(
             churned_heun(
                 denoiser,
@@ -123,6 +95,8 @@ class EDM(Diffusion):
                 swell=noise_scale,
             )
         )
+
+    sample = ends(sample_path)
 
     def times(self, steps: int, start: float = 0.0) -> Tensor:
         return karras(steps, highest=self.path.noisy, start=start)

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise
-from mnistgen.solvers import SOLVERS, Denoiser, Straight, even, last, midpoint
-from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
+from mnistgen.solvers import SOLVERS, Denoiser, Straight, even, midpoint
+from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
 
 Solver = Literal["euler", "midpoint", "heun", "adams", "rk4", "adaptive"]
 
@@ -65,30 +65,6 @@ class Flow(Diffusion):
     def denoise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return self.path.data_of_velocity(x_t, self.velocity(x_t, t, y), t)
 
-    def sample(
-        self,
-        y: Tensor,
-        *,
-        noise: Noise,
-        steps: int = 8,
-        solver: Solver = "heun",
-        guidance_scale: float = 1.0,
-        guidance_start: float = 0.0,
-        guidance_end: float = 1.0,
-    ) -> Tensor:
-        """x_1 by `steps` steps of `solver`; `guidance_scale` by the class, 1 for none, from and to some times."""
-        return last(
-            self.sample_path(
-                y,
-                noise=noise,
-                steps=steps,
-                solver=solver,
-                guidance_scale=guidance_scale,
-                guidance_start=guidance_start,
-                guidance_end=guidance_end,
-            )
-        )
-
     def sample_path(
         self,
         y: Tensor,
@@ -99,10 +75,16 @@ class Flow(Diffusion):
         guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
+        weak: str = "",
     ) -> Iterator[Tensor]:
-        """x_t as an image after each step."""
-        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end)
+        """x_1 by `steps` steps of `solver`.
+
+        `guidance_scale` by the class, 1 for none, from and to some times; or away from the checkpoint `weak`.
+        """
+        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
         return self.images(SOLVERS[solver](self.path.field(denoiser), self.start(noise), self.times(steps)))
+
+    sample = ends(sample_path)
 
     def times(self, steps: int, start: float = 0.0) -> Tensor:
         return start + (1 - start) * even(self.path, steps)
