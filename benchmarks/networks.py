@@ -19,6 +19,7 @@ transformer     patches of 4x4 pixels, 49 tokens of 192 channels, 6 blocks with 
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -61,10 +62,10 @@ class UNet28(nn.Module):
         self.embed = Embedding(num_classes, dim, 1)
         self.into = nn.Conv2d(1, widths[0], 3, padding=1)
         self.down = nn.ModuleList(Block(width, width, dim) for width in widths)
-        self.lower = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.lower = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in itertools.pairwise(widths))
         self.attention = Attention(widths[-1])
         self.up = nn.ModuleList(Block(2 * width, width, dim) for width in reversed(widths))
-        self.upper = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.upper = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
         self.norm, self.out = nn.GroupNorm(8, widths[0]), nn.Conv2d(widths[0], 1, 3, padding=1)
         nn.init.zeros_(self.out.weight)
 

@@ -144,14 +144,18 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
             weights = weights * (torch.rand(len(y), 1, device=y.device) >= self.config.label_dropout)
         return weights
 
-    def start(self, noise: Noise) -> Tensor:
-        """x_t where the path begins, (b, 1, 28, 28)."""
-        return self.scaled(noise.normal(*IMAGE))
+    @property
+    def prior_std(self) -> float:
+        """The standard deviation of x_t where the path begins."""
+        return self.path.sigma(torch.tensor([self.path.noisy], dtype=torch.float64)).item()
 
-    def scaled(self, z: Tensor) -> Tensor:
-        """Standard normal noise, as large as the path has it at its beginning."""
-        sigma = self.path.sigma(torch.tensor([self.path.noisy], dtype=torch.float64)).item()
-        return (sigma * z).contiguous(memory_format=torch.channels_last)
+    def begin(self, z: Tensor) -> Tensor:
+        """x_t where the path begins, of standard normal z, (b, 1, 28, 28)."""
+        return (self.prior_std * z).contiguous(memory_format=torch.channels_last)
+
+    def draw(self, noise: Noise) -> Tensor:
+        """x_t where the path begins, (b, 1, 28, 28)."""
+        return self.begin(noise.normal(*IMAGE))
 
     @abstractmethod
     def times(self, steps: int, start: float = 0.0) -> Tensor:
@@ -163,17 +167,17 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """The image to which the ODE leads from z."""
-        return self.pixels.decode(last(self.follow(self.denoiser(y), self.scaled(z), self.times(ODE_STEPS))))
+        return self.pixels.decode(last(self.follow(self.denoiser(y), self.begin(z), self.times(ODE_STEPS))))
 
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         """The noise from which the ODE leads to x."""
         times = self.times(ODE_STEPS).flip(0)
-        return last(self.follow(self.denoiser(y), self.pixels.encode(x), times)) / self.scaled(torch.ones(1))
+        return last(self.follow(self.denoiser(y), self.pixels.encode(x), times)) / self.prior_std
 
     def inpaint(self, x: Tensor, known: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
         """The ODE of a denoiser that is told the data where they are known."""
         denoiser = inpaint(self.denoiser(y), self.pixels.encode(x), known)
-        images = self.pixels.decode(last(self.follow(denoiser, self.start(noise), self.times(ODE_STEPS))))
+        images = self.pixels.decode(last(self.follow(denoiser, self.draw(noise), self.times(ODE_STEPS))))
         return torch.where(known, x, images)
 
     def vary(self, x: Tensor, y: Tensor, *, noise: Noise, strength: float = 0.5) -> Tensor:
@@ -204,10 +208,9 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
         times = self.times(ODE_STEPS).flip(0)
         noisier = self.path.sigma(times) > LEAST_NOISE * self.path.alpha(times)
         times = torch.cat([ends, times[noisier]])
-        prior_std = self.path.sigma(times[-1:]).item()
         probe = torch.randint(0, 2, u.shape, device=u.device).to(u) * 2 - 1
         field = self.path.field(self.denoiser(y))
-        return log_likelihood(field, x_s, times, rk4, prior_std=prior_std, probe=probe) + log_levels - log_q
+        return log_likelihood(field, x_s, times, rk4, prior_std=self.prior_std, probe=probe) + log_levels - log_q
 
     def images(self, states: Iterator[Tensor]) -> Iterator[Tensor]:
         """States of a solver as images in [-1, 1]."""

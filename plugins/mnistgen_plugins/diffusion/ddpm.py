@@ -72,7 +72,7 @@ class DDPM(Diffusion):
         if not 1 <= steps <= T:
             raise UsageError(f"steps is {steps}; it must be from 1 to {T}.")
         denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
-        return self.images(ddim(denoiser, self.path, self.start(noise), self.times(steps), noise=noise, eta=eta))
+        return self.images(ddim(denoiser, self.path, self.draw(noise), self.times(steps), noise=noise, eta=eta))
 
     sample = ends(sample_path)
 

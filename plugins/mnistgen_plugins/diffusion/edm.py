@@ -86,7 +86,7 @@ class EDM(Diffusion):
         return self.images(
             churned_heun(
                 denoiser,
-                self.start(noise),
+                self.draw(noise),
                 self.times(steps),
                 noise=noise,
                 churn=churn,

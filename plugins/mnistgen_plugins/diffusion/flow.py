@@ -82,7 +82,7 @@ class Flow(Diffusion):
         `guidance_scale` by the class, 1 for none, from and to some times; or away from the checkpoint `weak`.
         """
         denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
-        return self.images(SOLVERS[solver](self.path.field(denoiser), self.start(noise), self.times(steps)))
+        return self.images(SOLVERS[solver](self.path.field(denoiser), self.draw(noise), self.times(steps)))
 
     sample = ends(sample_path)
 
@@ -90,4 +90,6 @@ class Flow(Diffusion):
         return start + (1 - start) * even(self.path, steps)
 
     def follow(self, denoiser: Denoiser, state: Tensor, times: Tensor) -> Iterator[Tensor]:
+        if times[0] > times[-1]:
+            times = times.clamp(max=1 - 1e-3)  # at the data, a denoiser has no velocity
         return midpoint(self.path.field(denoiser), state, times)

@@ -113,7 +113,7 @@ class MeanFlow(Diffusion):
         """z_r as an image after each step."""
         if steps < 1:
             raise UsageError(f"steps is {steps}; it must be at least 1.")
-        return self.images(self.leaps(self.start(noise), y, steps))
+        return self.images(self.leaps(self.draw(noise), y, steps))
 
     def leaps(self, z: Tensor, y: Tensor, steps: int) -> Iterator[Tensor]:
         """z_r = z_t - (t - r) u(z_t, r, t), step by step."""
@@ -132,4 +132,6 @@ class MeanFlow(Diffusion):
 
     def follow(self, denoiser: Denoiser, state: Tensor, times: Tensor) -> Iterator[Tensor]:
         """By the velocity, u(z, s, s)."""
-        return midpoint(self.path.field(denoiser), state, times.clamp(0, 1 - 1e-4) if times[0] > times[-1] else times)
+        if times[0] > times[-1]:
+            times = times.clamp(max=1 - 1e-3)  # at the data, a denoiser has no velocity
+        return midpoint(self.path.field(denoiser), state, times)
