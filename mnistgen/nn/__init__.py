@@ -3,7 +3,7 @@
 from mnistgen.nn.adversarial import Projection, ResidualDiscriminator, ResidualGenerator, score_and_gradient
 from mnistgen.nn.autoencoder import ImageDecoder, ImageEncoder, Upsampler
 from mnistgen.nn.blocks import ClassEmbedding, ResidualBlock
-from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood
+from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood, LikelihoodName
 
 __all__ = [
     "LIKELIHOODS",
@@ -11,6 +11,7 @@ __all__ = [
     "ImageDecoder",
     "ImageEncoder",
     "Likelihood",
+    "LikelihoodName",
     "Projection",
     "ResidualBlock",
     "ResidualDiscriminator",
