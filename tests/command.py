@@ -43,6 +43,22 @@ def mnistgen(folder: Path, *arguments: str, code: int | None = 0, script: str = 
     return text
 
 
+def two_processes(folder: Path, *arguments: str) -> str:
+    """Run one command on two processes that train together, and return what it printed."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mnistgen"]
+    done = subprocess.run(
+        [sys.executable, *command, *arguments],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def same_weights(a: Path, b: Path) -> bool:
     """Whether two checkpoints hold the same tensors, bit for bit."""
     left, right = load_file(a), load_file(b)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import environment, mnistgen, same_weights
+from command import environment, mnistgen, same_weights, two_processes
 from PIL import Image
 from tiny import blobs
 
@@ -222,18 +222,8 @@ tiny.Tiny.losses = losses
 def test_two_processes_have_the_curve_of_one(folder: Path) -> None:
     flags = ("--steps", "12", "--precision", "fp32", "--validation", "30", "--validate-every", "4", "--quiet")
     mnistgen(folder, *TRAIN[:4], *flags, "--out", "one", "--samples", "one")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mnistgen"]
-    done = subprocess.run(
-        [sys.executable, *command, *TRAIN[:4], *flags, "--out", "two", "--samples", "two"],
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trained tiny") == 1
+    text = two_processes(folder, *TRAIN[:4], *flags, "--out", "two", "--samples", "two")
+    assert text.count("trained tiny") == 1
     one, two = log(folder / "one"), log(folder / "two")
     assert len(one) == len(two) == 12
     for a, b in zip(one, two, strict=True):

@@ -3,7 +3,7 @@
 from mnistgen.nn.adversarial import Projection, ResidualDiscriminator, ResidualGenerator, score_and_gradient
 from mnistgen.nn.autoencoder import ImageDecoder, ImageEncoder, Upsampler
 from mnistgen.nn.blocks import ClassEmbedding, ResidualBlock
-from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood
+from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood, LikelihoodName
 from mnistgen.nn.pixels import PixelSpace
 from mnistgen.nn.precision import computes_in_bfloat16
 from mnistgen.nn.unet import UNet
@@ -14,6 +14,7 @@ __all__ = [
     "ImageDecoder",
     "ImageEncoder",
     "Likelihood",
+    "LikelihoodName",
     "PixelSpace",
     "Projection",
     "ResidualBlock",

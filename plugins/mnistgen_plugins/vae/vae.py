@@ -37,13 +37,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mnistgen import BaseConfig, GenerativeModel, HasLatents, HasLikelihood, Loss, Noise
-from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ImageDecoder, ImageEncoder
+from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ImageDecoder, ImageEncoder, LikelihoodName
 
 CLASS_DIM = 64  # of the class embedding
 
@@ -62,9 +61,7 @@ class VAEConfig(BaseConfig):
     """Decay a step of the averaged weights that are sampled and saved; 0 keeps no average."""
     clip_norm: float = 1.0
     """Largest gradient norm of a loss; 0 does not clip."""
-    likelihood: Literal["zero_inflated", "bernoulli", "continuous_bernoulli", "gaussian", "logistic", "categorical"] = (
-        "zero_inflated"
-    )
+    likelihood: LikelihoodName = "zero_inflated"
     """Distribution of a pixel given the code; the docstring of the module compares them."""
     beta: float = 1.0
     """Weight of the KL in the training loss; below 1 for sharper images, above 1 for fewer, broader latents."""

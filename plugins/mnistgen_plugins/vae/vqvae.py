@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from mnistgen import BaseConfig, GenerativeModel, HasLikelihood, Loss, Noise, UsageError
-from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ResidualBlock, Upsampler
+from mnistgen.nn import LIKELIHOODS, ClassEmbedding, LikelihoodName, ResidualBlock, Upsampler
 
 CLASS_DIM = 64  # of the decoder's class embedding
 SIDE = 7  # the codes are a map of 7x7
@@ -51,9 +50,7 @@ class VQVAEConfig(BaseConfig):
     """Decay a step of the averaged weights that are sampled and saved; 0 keeps no average."""
     clip_norm: float = 1.0
     """Largest gradient norm of a loss; 0 does not clip."""
-    likelihood: Literal["zero_inflated", "bernoulli", "continuous_bernoulli", "gaussian", "logistic", "categorical"] = (
-        "zero_inflated"
-    )
+    likelihood: LikelihoodName = "zero_inflated"
     """Distribution of a pixel given the codes."""
     rate: float = 0.5
     """Weight of the codes' nats under the prior in the encoder's loss; 0, as in the paper, lets it ignore the prior."""
