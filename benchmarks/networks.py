@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from mnistgen import fit, load_data, sample, train_validation_split
 from mnistgen.evaluator import extract, load_evaluator
 from mnistgen.metrics import fid, manifold_scores
-from mnistgen.nn.unet import Attention, Block, Embedding
+from mnistgen.nn.unet import Attention, Block, Embedding, group_norm
 from mnistgen.training import autocast_dtype
 
 HELD_OUT = 5000
@@ -66,7 +66,7 @@ class UNet28(nn.Module):
         self.attention = Attention(widths[-1])
         self.up = nn.ModuleList(Block(2 * width, width, dim) for width in reversed(widths))
         self.upper = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
-        self.norm, self.out = nn.GroupNorm(8, widths[0]), nn.Conv2d(widths[0], 1, 3, padding=1)
+        self.norm, self.out = group_norm(widths[0]), nn.Conv2d(widths[0], 1, 3, padding=1)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, c: Tensor, y: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class UNet(nn.Module):
         self.up7 = nn.ModuleList(Block(2 * deep, deep, dim) for _ in range(blocks))
         self.to14 = nn.Conv2d(deep, 4 * width, 1)
         self.up14 = nn.ModuleList(Block(2 * width, width, dim) for _ in range(blocks))
-        self.norm = nn.GroupNorm(8, width)
+        self.norm = group_norm(width)
         self.out = nn.Conv2d(width, 4 * outputs, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         assert self.out.bias is not None
@@ -88,7 +88,7 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, channels: int, dim: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(8, inputs), nn.GroupNorm(8, channels)
+        self.norm1, self.norm2 = group_norm(inputs), group_norm(channels)
         self.conv1 = nn.Conv2d(inputs, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.film = nn.Linear(dim, 2 * channels)
@@ -107,13 +107,18 @@ class Block(nn.Module):
         return out
 
 
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation, 16 channels a group or more: with fewer, a CPU takes seven times as long in bfloat16."""
+    return nn.GroupNorm(max(g for g in range(1, max(1, channels // 16) + 1) if channels % g == 0), channels)
+
+
 class Attention(nn.Module):
     """x + W softmax(q k' / sqrt(d)) v over all places, with queries and keys of unit variance."""
 
     def __init__(self, channels: int, heads: int = 4) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(8, channels)
+        self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
         self.places = nn.Parameter(0.02 * torch.randn(1, channels, 7, 7))

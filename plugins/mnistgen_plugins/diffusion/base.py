@@ -61,6 +61,8 @@ class DiffusionConfig(BaseConfig):
         super().__post_init__()
         self.require("width", "blocks", least=1)
         self.require("label_dropout", least=0, below=1)
+        if self.width % 2:
+            raise UsageError(f"width is {self.width}; it must be even, for four heads of attention at twice as many.")
 
 
 def ends(path: Callable[..., Iterator[Tensor]]) -> Callable[..., Tensor]:
