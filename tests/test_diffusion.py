@@ -226,7 +226,7 @@ class Linear(MeanFlow):
 
     rate = 0.7
 
-    def average_velocity(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def average_velocity(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor, network: object = None) -> Tensor:
         span = (t - r).view(-1, 1, 1, 1)
         # (1 - e^(-a s)) / s, which is a at s = 0
         safe = torch.where(span == 0, torch.ones_like(span), span)

@@ -133,5 +133,7 @@ class Attention(nn.Module):
         q, k = (F.normalize(part.float(), dim=-1).to(v.dtype) * part.shape[-1] ** 0.5 for part in (q, k))
         weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).float().softmax(-1).to(v.dtype)
         h = rearrange(weights @ v, "b heads (h w) d -> b (heads d) h w", h=x.shape[2])
-        out: Tensor = x + self.project(h.contiguous(memory_format=torch.channels_last))
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        h = h.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        out: Tensor = x + self.project(h)
         return out

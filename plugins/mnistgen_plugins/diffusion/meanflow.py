@@ -15,12 +15,12 @@ one Jacobian-vector product. A sample is z_0 = z_1 - u(z_1, 0, 1), or as many st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp
+from torch.func import functional_call, jvp
 
 from mnistgen import Loss, Noise, UsageError
 from mnistgen.nn import UNet
@@ -89,16 +89,26 @@ class MeanFlow(Diffusion):
 
     @torch.no_grad()
     def slope(self, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """du/dt = v d_z u + d_t u along the path."""
+        """du/dt = v d_z u + d_t u along the path, in float32."""
+        # Group normalisation is differentiated forwards in the plain memory format only; of one channel or one pixel,
+        # a tensor has both formats at once, and a copy has none of the other.
+        plain = torch.contiguous_format
+        weights = {name: weight.clone(memory_format=plain) for name, weight in self.network.named_parameters()}
+        point, direction = (z.clone(memory_format=plain), t), (v.clone(memory_format=plain), torch.ones_like(t))
+
+        def exact(z: Tensor, t: Tensor) -> Tensor:
+            return self.average_velocity(z, r, t, y, lambda *inputs: functional_call(self.network, weights, inputs))
+
         with torch.autocast(z.device.type, enabled=False):
-            tangents = (v.contiguous(), torch.ones_like(t))
-            outputs = jvp(lambda z, t: self.average_velocity(z, r, t, y), (z.contiguous(), t), tangents)
+            outputs = jvp(exact, point, direction)
         derivative: Tensor = outputs[1]
         return derivative
 
-    def average_velocity(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def average_velocity(
+        self, z: Tensor, r: Tensor, t: Tensor, y: Tensor, network: Callable[..., Tensor] | None = None
+    ) -> Tensor:
         """u(z_t, r, t, y): (b, 1, 28, 28), (b,) twice, labels or class weights -> (b, 1, 28, 28)."""
-        return self.evaluate(z, torch.stack([2 * t - 1, t - r], 1), y)
+        return (network or self.evaluate)(z, torch.stack([2 * t - 1, t - r], 1), y)
 
     def denoise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """By the velocity, u(z, s, s), at the paper's time s = 1 - t."""
