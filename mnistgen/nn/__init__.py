@@ -4,12 +4,13 @@ from mnistgen.nn.adversarial import Projection, ResidualDiscriminator, ResidualG
 from mnistgen.nn.autoencoder import ImageDecoder, ImageEncoder, Upsampler
 from mnistgen.nn.blocks import ClassEmbedding, ResidualBlock
 from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood, LikelihoodName
-from mnistgen.nn.pixels import PixelSpace
+from mnistgen.nn.pixels import PIXEL_STD, PixelSpace
 from mnistgen.nn.precision import computes_in_bfloat16
 from mnistgen.nn.unet import UNet
 
 __all__ = [
     "LIKELIHOODS",
+    "PIXEL_STD",
     "ClassEmbedding",
     "ImageDecoder",
     "ImageEncoder",

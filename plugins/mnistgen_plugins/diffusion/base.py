@@ -29,7 +29,7 @@ from mnistgen.solvers import Denoiser, Path, guide, inpaint, last, log_likelihoo
 
 IMAGE = (1, 28, 28)
 ODE_STEPS = 32  # where an image and its noise are to lead to each other
-LEAST_NOISE = 0.05  # relative to the data, where grey levels take over from the density of the ODE
+LEAST_NOISE = 0.025  # relative to the data, where grey levels take over from the density of the ODE
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ the network F is trained inside a denoiser
     D(x_sigma, sigma, y) = s^2 / r^2 x_sigma + s sigma / r F(x_sigma / r, log(sigma) / 4, y),  r^2 = s^2 + sigma^2
     L = E r^2 / (s sigma)^2 |D(x + sigma eps, sigma, y) - x|^2,  log sigma ~ N(-1.2, 1.2^2)
 
-whose weight makes the error that F sees 1 at first, at any sigma. The space of pixels is centred and scaled, so s = 1
-here; MNIST in [-1, 1] has mean -0.739 and standard deviation 0.616. Sampling is the paper's algorithm 2.
+whose weight makes the error that F sees 1 at first, at any sigma. The space of pixels is centred and scaled to s = 0.5,
+the paper's sigma_data; MNIST in [-1, 1] has mean -0.739 and standard deviation 0.616. Sampling is the paper's
+algorithm 2.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise
+from mnistgen.nn import PIXEL_STD
 from mnistgen.solvers import Denoiser, Exploding, churned_heun, heun, karras
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
 
@@ -52,14 +54,14 @@ class EDM(Diffusion):
         sigma = (self.config.log_sigma_mean + self.config.log_sigma_std * torch.randn(len(y), device=x.device)).exp()
         x_sigma = self.path.at(x, torch.randn_like(x), sigma)
         error = self.denoise(x_sigma, sigma, self.some_labels(y)) - x
-        weight = (1 + sigma**2) / sigma**2
+        weight = (PIXEL_STD**2 + sigma**2) / (PIXEL_STD * sigma) ** 2
         yield Loss((weight[:, None, None, None] * error.square()).mean(), self)
 
     def denoise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         sigma = t[:, None, None, None]
-        scale = (1 + sigma**2).rsqrt()
+        scale = (PIXEL_STD**2 + sigma**2).rsqrt()
         F_x = self.evaluate(scale * x_t, t[:, None].clamp_min(1e-4).log() / 4, y)
-        return scale**2 * x_t + sigma * scale * F_x
+        return (PIXEL_STD * scale) ** 2 * x_t + PIXEL_STD * sigma * scale * F_x
 
     def sample_path(
         self,
