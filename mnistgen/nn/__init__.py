@@ -4,6 +4,7 @@ from mnistgen.nn.adversarial import Projection, ResidualDiscriminator, ResidualG
 from mnistgen.nn.autoencoder import ImageDecoder, ImageEncoder, Upsampler
 from mnistgen.nn.blocks import ClassEmbedding, ResidualBlock
 from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood, LikelihoodName
+from mnistgen.nn.muon import Muon
 from mnistgen.nn.pixels import PIXEL_STD, PixelSpace
 from mnistgen.nn.precision import computes_in_bfloat16
 from mnistgen.nn.unet import UNet
@@ -16,6 +17,7 @@ __all__ = [
     "ImageEncoder",
     "Likelihood",
     "LikelihoodName",
+    "Muon",
     "PixelSpace",
     "Projection",
     "ResidualBlock",

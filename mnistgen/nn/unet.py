@@ -40,6 +40,12 @@ class UNet(nn.Module):
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
+    def hidden(self) -> list[nn.Parameter]:
+        """The weights of the layers between the first and the last."""
+        ends = {id(self.into.weight), id(self.out.weight)}
+        layers = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        return [layer.weight for layer in layers if id(layer.weight) not in ends]
+
     def forward(self, x: Tensor, c: Tensor, y: Tensor) -> Tensor:
         """(b, inputs, 28, 28), (b, times) in about [-1, 1], labels or class weights -> (b, outputs, 28, 28) float32."""
         e = self.embed(c, y)

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from mnistgen import (
     BaseConfig,
@@ -24,7 +25,7 @@ from mnistgen import (
     UsageError,
     load,
 )
-from mnistgen.nn import PixelSpace, UNet, computes_in_bfloat16
+from mnistgen.nn import Muon, PixelSpace, UNet, computes_in_bfloat16
 from mnistgen.solvers import Denoiser, Path, guide, inpaint, last, log_likelihood, rk4
 
 IMAGE = (1, 28, 28)
@@ -41,7 +42,9 @@ class DiffusionConfig(BaseConfig):
     batch_size: int = 64
     """Images in a step, over all processes together."""
     lr: float = 2e-3
-    """Peak learning rate."""
+    """Peak learning rate of all but the hidden layers' weights (Adam)."""
+    matrix_lr: float = 0.02
+    """Peak learning rate of the hidden layers' weights (Muon)."""
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     """How the learning rate falls to zero, after the warm-up."""
     ema_decay: float = 0.9995
@@ -60,6 +63,7 @@ class DiffusionConfig(BaseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("width", "blocks", least=1)
+        self.require("matrix_lr", above=0)
         self.require("label_dropout", least=0, below=1)
         if self.width % 2:
             raise UsageError(f"width is {self.width}; it must be even, for four heads of attention at twice as many.")
@@ -95,6 +99,14 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
     def prepare(self, images: Tensor) -> None:
         """Learn the space of pixels from the training images, (n, 1, 28, 28) uint8."""
         self.pixels.prepare(images)
+
+    def optimizers(self) -> dict[nn.Module, Optimizer]:
+        """Muon for the hidden layers, Adam for the rest."""
+        hidden = self.network.hidden()
+        chosen = {id(weight) for weight in hidden}
+        others = [parameter for parameter in self.parameters() if id(parameter) not in chosen]
+        config = self.config
+        return {self: Muon(hidden, others, lr=config.lr, matrix_lr=config.matrix_lr, weight_decay=config.weight_decay)}
 
     @abstractmethod
     def denoise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
