@@ -1,4 +1,4 @@
-"""`mnistgen sample CHECKPOINT`."""
+"""`mnistgen sample [CHECKPOINT]`."""
 
 import dataclasses
 import inspect
@@ -8,7 +8,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from mnistgen.checkpoint import HOME, WEIGHTS, Checkpoint, checkpoint_names, find, load, read_checkpoint
+from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, load, read_checkpoint
 from mnistgen.cli.arguments import parse
 from mnistgen.cli.sample_pictures import SampleOptions, digits_of, draw, draw_picture, in_turn
 from mnistgen.console import out, show
@@ -19,8 +19,10 @@ from mnistgen.model import GenerativeModel
 from mnistgen.sampling import save_gif, save_png
 from mnistgen.training import resolve_device
 
+DEFAULT = "flow-mnist"  # what is sampled where no checkpoint is named
 EXAMPLES = """
-mnistgen sample vae-mnist                                          ten of each digit
+mnistgen sample                                                    ten of each digit by the shipped flow model
+mnistgen sample vae-mnist                                          by another checkpoint
 mnistgen sample vae-mnist --digits 0-9 --per-digit 10 --seed 0 --out grid.png
 mnistgen sample vae-mnist --digits 2026 --out year.png             those digits in a row
 mnistgen sample vae-mnist --count 1000 --out digits.npz            labelled data
@@ -40,11 +42,10 @@ mnistgen sample flow-mnist --vary 0.3 0.5 0.7                      variations of
 
 
 def run(arguments: list[str], prog: str) -> int:
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        names = ", ".join(checkpoint_names()) or f"none under {HOME}/ yet; train one with `mnistgen train MODEL`"
-        raise UsageError(f"Name the checkpoint first: {prog} CHECKPOINT ... There is {names}.")
-    if arguments[0] in ("-h", "--help"):
+    if arguments and arguments[0] in ("-h", "--help"):
         parse(SampleOptions, arguments, prog=prog, examples=EXAMPLES)
+    if not arguments or arguments[0].startswith("-"):
+        arguments = [DEFAULT, *arguments]
     path = find(arguments[0])
     model, about = load(path), read_checkpoint(path)
     options, knobs = _parse(model, arguments, prog)

@@ -43,8 +43,8 @@ class UNet(nn.Module):
     def hidden(self) -> list[nn.Parameter]:
         """The weights of the layers between the first and the last."""
         ends = {id(self.into.weight), id(self.out.weight)}
-        layers = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-        return [layer.weight for layer in layers if id(layer.weight) not in ends]
+        weights = (layer.weight for layer in self.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
+        return [weight for weight in weights if isinstance(weight, nn.Parameter) and id(weight) not in ends]
 
     def forward(self, x: Tensor, c: Tensor, y: Tensor) -> Tensor:
         """(b, inputs, 28, 28), (b, times) in about [-1, 1], labels or class weights -> (b, outputs, 28, 28) float32."""
@@ -77,7 +77,7 @@ class Embedding(nn.Module):
         self.classes = ClassEmbedding(num_classes, dim)
         self.first = nn.Linear(2 * FREQUENCIES * times, dim)
         self.second = nn.Linear(dim, dim)
-        self.register_buffer("frequencies", torch.logspace(0, 2, FREQUENCIES, 10.0), persistent=False)
+        self.register_buffer("frequencies", torch.logspace(0, 1.5, FREQUENCIES, 10.0), persistent=False)
 
     def forward(self, c: Tensor, y: Tensor) -> Tensor:
         """(b, times), labels or class weights -> (b, dim)."""

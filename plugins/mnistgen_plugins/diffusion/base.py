@@ -37,7 +37,7 @@ LEAST_NOISE = 0.025  # relative to the data, where grey levels take over from th
 class DiffusionConfig(BaseConfig):
     """Hyperparameters that all of them have."""
 
-    epochs: float = 30.0
+    epochs: float = 36.0
     """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
     batch_size: int = 64
     """Images in a step, over all processes together."""
@@ -55,6 +55,10 @@ class DiffusionConfig(BaseConfig):
     """The space the network works in: [-1, 1], or with black apart and ink by rank; then centred and scaled."""
     label_dropout: float = 0.1
     """Share of the images whose class the network is not told in training, so that it can be guided by the class."""
+    learnt_guidance: float = 1.25
+    """Guidance scale that is learnt in training, so that sampling needs no guidance; 1 learns the data as they are."""
+    guided_share: float = 0.25
+    """Share of the images of a step that it is learnt from."""
     width: int = 64
     """Channels at 14x14; there are twice as many at 7x7."""
     blocks: int = 1
@@ -65,6 +69,8 @@ class DiffusionConfig(BaseConfig):
         self.require("width", "blocks", least=1)
         self.require("matrix_lr", above=0)
         self.require("label_dropout", least=0, below=1)
+        self.require("learnt_guidance", least=1)
+        self.require("guided_share", above=0, below=1)
         if self.width % 2:
             raise UsageError(f"width is {self.width}; it must be even, for four heads of attention at twice as many.")
 
@@ -144,7 +150,7 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
 
     def weaker(self, name: str) -> Diffusion:
         """The model of another checkpoint, in the same space of pixels and on the same device."""
-        model = _loaded(name)
+        model = loaded(name)
         if not isinstance(model, type(self)) or model.num_classes != self.num_classes:
             raise UsageError(f"weak is {name}, which is no {type(self).__name__} of {self.num_classes} classes.")
         if not torch.equal(model.pixels.values.cpu(), self.pixels.values.cpu()):
@@ -157,6 +163,25 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
         if self.training:
             weights = weights * (torch.rand(len(y), 1, device=y.device) >= self.config.label_dropout)
         return weights
+
+    @torch.no_grad()
+    def pull(self, predict: Callable[[Tensor, Tensor, Tensor], Tensor], x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """What is added to a training target, so that f(y) is learnt guided: w f0(y) + (1 - w) f0(no class).
+
+        f0 is what the target alone would teach, f = `predict` is the network as it stands, without a gradient, and w
+        is `learnt_guidance` (Tang et al., "Diffusion Models without Classifier-free Guidance", 2025,
+        https://arxiv.org/abs/2502.12154). Of the images, a share s gets c (f(y) - f(no class)), the others nothing; on
+        average f(y) = f0(y) + s c (f(y) - f(no class)), so that s c = 1 - 1 / w. It is nothing for an image whose
+        class is not told, and outside training.
+        """
+        pull, w, s = torch.zeros_like(x_t), self.config.learnt_guidance, self.config.guided_share
+        n = math.ceil(s * len(x_t))
+        if self.training and w > 1:
+            x_t, t, y = (torch.cat([part[:n], part[:n]]) for part in (x_t, t, y))
+            y[n:] = 0
+            guided, unguided = predict(x_t, t, y).chunk(2)
+            pull[:n] = (1 - 1 / w) * len(pull) / n * (guided - unguided)
+        return pull
 
     @property
     def prior_std(self) -> float:
@@ -243,6 +268,6 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(name: str) -> GenerativeModel:
+def loaded(name: str) -> GenerativeModel:
     """The model of a checkpoint, once for all batches of a sample."""
     return load(name)

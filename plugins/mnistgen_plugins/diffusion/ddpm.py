@@ -41,8 +41,9 @@ class DDPM(Diffusion):
         """The squared error of the noise, a pixel."""
         x = self.pixels.encode(x)
         t = torch.randint(1, T + 1, (len(y),), device=x.device).float()
-        eps = torch.randn_like(x)
-        error = self.noise(self.path.at(x, eps, t), t, self.some_labels(y)) - eps
+        eps, y = torch.randn_like(x), self.some_labels(y)
+        x_t = self.path.at(x, eps, t)
+        error = self.noise(x_t, t, y) - eps - self.pull(self.noise, x_t, t, y)
         yield Loss(error.square().mean(), self)
 
     def noise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ class EDM(Diffusion):
         x = self.pixels.encode(x)
         sigma = (self.config.log_sigma_mean + self.config.log_sigma_std * torch.randn(len(y), device=x.device)).exp()
         x_sigma = self.path.at(x, torch.randn_like(x), sigma)
-        error = self.denoise(x_sigma, sigma, self.some_labels(y)) - x
+        y = self.some_labels(y)
+        error = self.denoise(x_sigma, sigma, y) - x - self.pull(self.denoise, x_sigma, sigma, y)
         weight = (PIXEL_STD**2 + sigma**2) / (PIXEL_STD * sigma) ** 2
         yield Loss((weight[:, None, None, None] * error.square()).mean(), self)
 

@@ -54,8 +54,9 @@ class Flow(Diffusion):
         """The squared error of the velocity, a pixel."""
         x = self.pixels.encode(x)
         n = self.config.time_mean + self.config.time_std * torch.randn(len(y), device=x.device)
-        t, eps = n.sigmoid(), torch.randn_like(x)
-        error = self.velocity(self.path.at(x, eps, t), t, self.some_labels(y)) - (x - eps)
+        t, eps, y = n.sigmoid(), torch.randn_like(x), self.some_labels(y)
+        x_t = self.path.at(x, eps, t)
+        error = self.velocity(x_t, t, y) - (x - eps) - self.pull(self.velocity, x_t, t, y)
         yield Loss(error.square().mean(), self)
 
     def velocity(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:

@@ -11,6 +11,14 @@ the MeanFlow identity. With the network for u on the right, and no gradient thro
 
 A share of the images have r = t, where it is flow matching and du/dt is not needed; it is computed for the others, by
 one Jacobian-vector product. A sample is z_0 = z_1 - u(z_1, 0, 1), or as many steps of this kind as one likes.
+
+With a trained flow for a teacher, u begins as its velocity, which then takes the place of v: it is the mean of all
+eps - x that lead through z_t, and has none of their variance. And the identity may be had in its finite form, where the
+teacher is followed for a little part h of the way (as in Kim et al., "Consistency Trajectory Models", 2024):
+
+    (t - r) u(z_t, r, t) = h v(z_t, t) + (t - h - r) u(z_(t - h), r, t - h),    z_(t - h) = z_t - h v(z_t, t)
+
+with the midpoint rule's v. It needs evaluations only, which are fast in bfloat16, and no derivative.
 """
 
 from __future__ import annotations
@@ -25,7 +33,8 @@ from torch.func import functional_call, jvp
 from mnistgen import Loss, Noise, UsageError
 from mnistgen.nn import UNet
 from mnistgen.solvers import Denoiser, Straight, even, last, midpoint
-from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
+from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, loaded
+from mnistgen_plugins.diffusion.flow import Flow
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,10 @@ class MeanFlowConfig(DiffusionConfig):
     """Share of the images with r = t."""
     damping: float = 1e-3
     """c in the weight of an image."""
+    teacher: str = ""
+    """Checkpoint of a flow that the velocity comes from, and the weights to begin with; without one, from scratch."""
+    part: float = 0.0
+    """h, the part of the way for which the velocity is followed; 0 for the derivative."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,6 +60,7 @@ class MeanFlowConfig(DiffusionConfig):
         self.require("time_std", least=0)
         self.require("instant", least=0, below=1)
         self.require("damping", above=0)
+        self.require("part", least=0, below=1)
 
 
 class MeanFlow(Diffusion):
@@ -60,13 +74,46 @@ class MeanFlow(Diffusion):
         super().__init__(config, num_classes)
         self.network = UNet(num_classes, config.width, config.blocks, times=2)
 
+    def prepare(self, images: Tensor) -> None:
+        """Learn the space of pixels from the training images, or take it and the weights from the teacher."""
+        super().prepare(images)
+        if self.config.teacher:
+            teacher = self.teacher()
+            self.pixels.load_state_dict(teacher.pixels.state_dict())
+            start = dict(teacher.network.state_dict())
+            first = torch.zeros_like(self.network.embed.first.weight)
+            # Cosines of t, cosines of t - r, sines of t, sines of t - r: what is new begins at zero.
+            of_t = first.unflatten(1, (2, 2, -1))[:, :, 0]
+            of_t.copy_(start["embed.first.weight"].unflatten(1, (2, -1)))
+            start["embed.first.weight"] = first
+            try:
+                self.network.load_state_dict(start)
+            except RuntimeError as error:
+                raise UsageError(f"teacher is {self.config.teacher}, whose network has another shape.") from error
+
+    def teacher(self) -> Flow:
+        """The flow that is learnt from, on the device of the model."""
+        model = loaded(self.config.teacher)
+        if not isinstance(model, Flow) or model.num_classes != self.num_classes:
+            raise UsageError(f"teacher is {self.config.teacher}, which is no Flow of {self.num_classes} classes.")
+        return model.to(self.pixels.values.device)
+
+    def velocity(self, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """The teacher's v(z_t, t, y), at the paper's times."""
+        return -self.teacher().velocity(z, 1 - t, y)
+
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """The weighted squared error of the average velocity; `error` is it without the weight, a pixel."""
         x = self.pixels.encode(x)
         r, t = self.spans(len(y), x.device)
         eps, y = torch.randn_like(x), self.some_labels(y)
         z, v = torch.lerp(x, eps, t[:, None, None, None]), eps - x
-        target = self.target(z, v, r, t, y)
+        if self.config.teacher:
+            with torch.no_grad():
+                v = self.velocity(z, t, y)
+        else:
+            v = v + self.pull(self.instant_velocity, z, t, y)
+        target = self.followed(z, v, r, t, y) if self.config.part else self.target(z, v, r, t, y)
         error = (self.average_velocity(z, r, t, y) - target).square().flatten(1).mean(1)
         weight = 1 / (error.detach() + self.config.damping)
         yield Loss((weight * error).mean(), self, {"error": error.mean()})
@@ -86,6 +133,18 @@ class MeanFlow(Diffusion):
             span = (t - r)[later]
             target[later] -= span[:, None, None, None] * self.slope(z[later], v[later], r[later], t[later], y[later])
         return target
+
+    @torch.no_grad()
+    def followed(self, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """u(z_t, r, t) by the velocity for a part of the way, and the network for the rest."""
+        h = (t - r).clamp(max=self.config.part)
+        wide = h[:, None, None, None]
+        if self.config.teacher:
+            v = self.velocity(z - wide / 2 * v, t - h / 2, y)
+        rest = (t - h - r).clamp_min(0)
+        onward = self.average_velocity(z - wide * v, r, t - h, y)
+        share = torch.where(rest > 0, rest / (t - r), 0)[:, None, None, None]
+        return torch.lerp(v, onward, share)
 
     @torch.no_grad()
     def slope(self, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -108,12 +167,16 @@ class MeanFlow(Diffusion):
         self, z: Tensor, r: Tensor, t: Tensor, y: Tensor, network: Callable[..., Tensor] | None = None
     ) -> Tensor:
         """u(z_t, r, t, y): (b, 1, 28, 28), (b,) twice, labels or class weights -> (b, 1, 28, 28)."""
-        return (network or self.evaluate)(z, torch.stack([2 * t - 1, t - r], 1), y)
+        return -(network or self.evaluate)(z, torch.stack([1 - 2 * t, t - r], 1), y)
+
+    def instant_velocity(self, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """u(z_t, t, t, y) = v(z_t, t, y)."""
+        return self.average_velocity(z, t, t, y)
 
     def denoise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """By the velocity, u(z, s, s), at the paper's time s = 1 - t."""
         s = 1 - t
-        return x_t - s[:, None, None, None] * self.average_velocity(x_t, s, s, y)
+        return x_t - s[:, None, None, None] * self.instant_velocity(x_t, s, y)
 
     def sample(self, y: Tensor, *, noise: Noise, steps: int = 1) -> Tensor:
         """z_0 by `steps` average velocities, each over an equal part of the way."""
