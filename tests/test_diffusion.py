@@ -1,6 +1,7 @@
 """Diffusion and flow models beside mathematics: spaces of pixels, preconditioning, bounds and identities."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,7 +207,7 @@ def test_labels_are_dropped_in_training_only() -> None:
 
 def test_the_loss_of_a_flow_whose_network_is_the_answer() -> None:
     """The velocity's error is zero where the network knows x and eps, and the variance of both where it is zero."""
-    model = Flow(FlowConfig(**SMALL)).train()
+    model = Flow(FlowConfig(learnt_guidance=1.0, **SMALL)).train()
     images, y = strokes(64)
     model.prepare(images)
     x = images.float() / 127.5 - 1
@@ -223,6 +224,52 @@ def test_the_loss_of_a_flow_whose_network_is_the_answer() -> None:
     assert float(loss.value.detach()) < 1e-6
 
 
+@pytest.mark.parametrize(("cls", "config"), MODELS)
+def test_guidance_is_learnt_in_training_only(cls: type[Diffusion], config: DiffusionConfig) -> None:
+    """On average over the images, (1 - 1 / w) (f(y) - f(no class)), so that f(y) settles at w f0(y) + (1 - w) f0(0)."""
+    model = made(cls, replace(config, learnt_guidance=1.6, guided_share=0.25)).train()
+    x_t, t, y = torch.randn(10, 1, 28, 28), torch.rand(10), torch.eye(10)
+
+    def predict(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        assert len(x_t) == len(t) == len(y) == 6  # a quarter of ten, rounded up, with its class and without
+        return x_t + (1 + y.sum(1) * t)[:, None, None, None]
+
+    pull = model.pull(predict, x_t, t, y)
+    assert torch.allclose(pull[:3], ((1 - 1 / 1.6) * 10 / 3 * t[:3])[:, None, None, None].expand(3, 1, 28, 28))
+    assert not bool(pull[3:].any())
+    assert bool((y == torch.eye(10)).all())
+    assert not bool(model.pull(predict, x_t, t, torch.zeros(10, 10)).any())  # images whose class is not told
+    assert not bool(model.eval().pull(predict, x_t, t, y).any())
+    plain = made(cls, replace(config, learnt_guidance=1.0)).train()
+    assert not bool(plain.pull(predict, x_t, t, y).any())
+
+
+def test_what_a_flow_learns_with_guidance_is_guided() -> None:
+    """A field that is free at each class, trained to the end, is that of guidance by w of the one without."""
+    w, share = 1.6, 0.25
+    velocities = {"class": torch.tensor(2.0), "none": torch.tensor(0.5)}  # f0
+    learnt = torch.tensor([0.0, 0.0], requires_grad=True)  # f(y), f(no class)
+    model = made(Flow, FlowConfig(learnt_guidance=w, guided_share=share, **SMALL)).train()
+    y = torch.eye(10)[:8] * (torch.arange(8) % 4 > 0)[:, None]
+
+    def predict(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return torch.where(y.sum(1) > 0, learnt[0], learnt[1])[:, None, None, None].expand(-1, 1, 28, 28)
+
+    optimizer = torch.optim.SGD([learnt], lr=0.2)
+    x_t, t = torch.zeros(8, 1, 28, 28), torch.rand(8)
+    target = torch.where(y.sum(1) > 0, velocities["class"], velocities["none"])[:, None, None, None]
+    for step in range(600):
+        order = torch.arange(8).roll(step)  # each image is in the share in turn
+        error = predict(x_t, t, y[order]) - target[order] - model.pull(predict, x_t, t, y[order])
+        optimizer.zero_grad()
+        error.square().mean().backward()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.2 * (1 - step / 600)
+        optimizer.step()
+    assert float(learnt[1].detach()) == pytest.approx(0.5, abs=1e-2)
+    assert float(learnt[0].detach()) == pytest.approx(w * 2.0 + (1 - w) * 0.5, abs=2e-2)
+
+
 class Linear(MeanFlow):
     """The average velocity of dz/dt = a z: from t back to r, z e^(-a (t - r)) is left."""
 
@@ -234,6 +281,9 @@ class Linear(MeanFlow):
         safe = torch.where(span == 0, torch.ones_like(span), span)
         return z * torch.where(span == 0, torch.full_like(span, self.rate), -torch.expm1(-self.rate * safe) / safe)
 
+    def velocity(self, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.rate * z
+
 
 def test_the_identity_of_meanflow_on_a_linear_field() -> None:
     model = Linear(MeanFlowConfig(**SMALL))
@@ -243,6 +293,54 @@ def test_the_identity_of_meanflow_on_a_linear_field() -> None:
     assert torch.allclose(target, model.average_velocity(z, r, t, y), atol=1e-5)
     # and not for a velocity that is another
     assert not torch.allclose(model.target(z, 0.5 * model.rate * z, r, t, y)[0], target[0], atol=1e-2)
+
+
+@pytest.mark.parametrize(("teacher", "order"), [("", 2), ("a flow", 3)])
+def test_the_finite_identity_of_meanflow_on_a_linear_field(teacher: str, order: int) -> None:
+    """One step of Euler over a part h of the way leaves an error of h^2; one of the midpoint rule, h^3."""
+    z, y = torch.randn(5, 1, 28, 28), torch.zeros(5, dtype=torch.int64)
+    r, t = torch.tensor([0.1, 0.0, 0.5, 0.3, 0.2]), torch.tensor([0.9, 1.0, 0.5, 0.7, 0.2])
+    errors = []
+    for part in (0.2, 0.1):
+        model = Linear(MeanFlowConfig(part=part, **SMALL))
+        object.__setattr__(model.config, "teacher", teacher)
+        exact = model.average_velocity(z, r, t, y)
+        error = (model.followed(z, model.rate * z, r, t, y) - exact).flatten(1).norm(dim=1)
+        assert bool((error[r == t] < 1e-5).all())
+        errors.append(error[r < t])
+    assert torch.allclose((errors[0] / errors[1]).log2(), torch.full((3,), float(order)), atol=0.25)
+
+
+def test_meanflow_begins_as_its_teacher(tmp_path: Path) -> None:
+    teacher = made(Flow, FlowConfig(**SMALL))
+    save(tmp_path / "flow.safetensors", teacher)
+    model = MeanFlow(MeanFlowConfig(teacher=str(tmp_path / "flow.safetensors"), **SMALL))
+    model.prepare(strokes(50, seed=9)[0])
+    assert torch.equal(model.pixels.values, teacher.pixels.values)
+    x, t, y = torch.randn(3, 1, 28, 28), torch.tensor([0.2, 0.5, 0.9]), torch.tensor([1, 2, 3])
+    with torch.no_grad():
+        for r in (t, 0.1 * t):
+            velocity = -model.eval().average_velocity(x, r, t, y)
+            assert torch.allclose(velocity, teacher.velocity(x, 1 - t, y), atol=2e-2)  # bfloat16, where it is fast
+        assert torch.allclose(-model.velocity(x, t, y), teacher.velocity(x, 1 - t, y))
+    wide = MeanFlow(MeanFlowConfig(teacher=str(tmp_path / "flow.safetensors"), width=32))
+    with pytest.raises(UsageError, match="of width 16 and 1 blocks; this model has width 32"):
+        wide.prepare(strokes(50)[0])
+    save(tmp_path / "edm.safetensors", made(*MODELS[1]))
+    with pytest.raises(UsageError, match="which is no Flow of 10 classes"):
+        MeanFlow(MeanFlowConfig(teacher=str(tmp_path / "edm.safetensors"), **SMALL)).prepare(strokes(50)[0])
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1])
+def test_meanflow_trains_with_a_teacher(tmp_path: Path, part: float) -> None:
+    save(tmp_path / "flow.safetensors", made(Flow, FlowConfig(**SMALL)))
+    model = MeanFlow(MeanFlowConfig(teacher=str(tmp_path / "flow.safetensors"), part=part, **SMALL)).train()
+    images, y = strokes(8)
+    model.prepare(images)
+    (loss,) = model.losses(images.float() / 127.5 - 1, y)
+    loss.value.backward()  # type: ignore[no-untyped-call]
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    assert all(p.grad is None for p in model.teacher().parameters())
 
 
 def test_leaps_of_any_number_are_exact_on_a_linear_field() -> None:

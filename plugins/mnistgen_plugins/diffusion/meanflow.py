@@ -79,6 +79,12 @@ class MeanFlow(Diffusion):
         super().prepare(images)
         if self.config.teacher:
             teacher = self.teacher()
+            shapes = [(config.width, config.blocks) for config in (self.config, teacher.config)]
+            if shapes[0] != shapes[1]:
+                raise UsageError(
+                    f"teacher is {self.config.teacher}, of width {shapes[1][0]} and {shapes[1][1]} blocks; this model "
+                    f"has width {shapes[0][0]} and {shapes[0][1]} blocks. Give it those of the teacher."
+                )
             self.pixels.load_state_dict(teacher.pixels.state_dict())
             start = dict(teacher.network.state_dict())
             first = torch.zeros_like(self.network.embed.first.weight)
@@ -86,10 +92,7 @@ class MeanFlow(Diffusion):
             of_t = first.unflatten(1, (2, 2, -1))[:, :, 0]
             of_t.copy_(start["embed.first.weight"].unflatten(1, (2, -1)))
             start["embed.first.weight"] = first
-            try:
-                self.network.load_state_dict(start)
-            except RuntimeError as error:
-                raise UsageError(f"teacher is {self.config.teacher}, whose network has another shape.") from error
+            self.network.load_state_dict(start)
 
     def teacher(self) -> Flow:
         """The flow that is learnt from, on the device of the model."""
