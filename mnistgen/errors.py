@@ -20,6 +20,10 @@ class DataError(MnistgenError):
     """A dataset cannot be read, or is not what it says it is. The text names the file and the place."""
 
 
+class DownloadError(DataError):
+    """A named dataset is not on disk, and could not be fetched."""
+
+
 class CheckpointError(MnistgenError):
     """A checkpoint cannot be read, written, found or resumed."""
 

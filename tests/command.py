@@ -16,7 +16,8 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
     installed = folder / "site" / "tiny_models-1.0.dist-info"
     installed.mkdir(parents=True, exist_ok=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-models\nVersion: 1.0\n")
-    (installed / "entry_points.txt").write_text("[mnistgen.models]\ntiny = tiny:Tiny\nduel = tiny:Duel\n")
+    models = "tiny = tiny:Tiny\nduel = tiny:Duel\nwalker = tiny:Walker\n"
+    (installed / "entry_points.txt").write_text(f"[mnistgen.models]\n{models}")
     path = os.pathsep.join([str(installed.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **variables}
 
@@ -40,6 +41,22 @@ def mnistgen(folder: Path, *arguments: str, code: int | None = 0, script: str = 
     assert code is None or done.returncode == code, text
     assert "Traceback" not in text, text
     return text
+
+
+def two_processes(folder: Path, *arguments: str) -> str:
+    """Run one command on two processes that train together, and return what it printed."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mnistgen"]
+    done = subprocess.run(
+        [sys.executable, *command, *arguments],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def same_weights(a: Path, b: Path) -> bool:

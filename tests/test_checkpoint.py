@@ -111,7 +111,7 @@ def test_a_starter_checkpoint_is_in_the_wheel_and_has_a_card_and_pictures(name: 
 
 
 def test_there_are_starter_checkpoints() -> None:
-    assert {"vae-mnist", "latent_flow_vae-mnist"} <= set(STARTERS)
+    assert {f"{name}-mnist" for name in mnistgen.list_models()} <= set(STARTERS)
 
 
 def test_weights_that_are_not_finite_are_not_written(model: Tiny, tmp_path: Path) -> None:

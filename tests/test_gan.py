@@ -164,6 +164,23 @@ def test_dcgan_losses_at_a_discriminator_that_knows_nothing() -> None:
     assert values == pytest.approx([2 * math.log(2), math.log(2)])
 
 
+def test_dcgan_takes_its_penalty_every_few_steps_with_as_much_more_weight() -> None:
+    """A slope of norm 3 has a squared gradient of 9 everywhere; eval mode does not count."""
+    x, y = torch.zeros(4, 1, 28, 28), torch.arange(4)
+
+    def penalties(**changes: object) -> list[float]:
+        model = make("dcgan", **changes).train()
+        assert isinstance(model, DCGAN)
+        model.discriminator, model.generator = Slope(3.0), Everywhere(0.0)  # type: ignore[assignment]
+        list(model.eval().losses(x, y))
+        model.train()
+        return [float(next(iter(model.losses(x, y))).value.detach()) - 2 * math.log(2) for _ in range(6)]
+
+    assert penalties(gamma=0.5, r1_every=3) == pytest.approx([6.75, 0, 0, 6.75, 0, 0], abs=1e-5)
+    assert penalties(gamma=0.5, r1_every=1) == pytest.approx([2.25] * 6, abs=1e-5)
+    assert penalties(gamma=0.0) == pytest.approx([0.0] * 6, abs=1e-5)
+
+
 def test_dcgan_normalises_real_and_generated_images_apart() -> None:
     """What the discriminator says of real images does not hang on the generated ones of the step."""
     real: list[float] = []

@@ -416,7 +416,7 @@ def test_several_sources_make_a_table(
         (["vae-mnist", "--two-sample"], "images of mnist are not on disk"),
         (["vae-mnist", "--features", "inception"], "--inception-weights"),
         (["vae-mnsit"], "Did you mean 'vae-mnist'"),
-        ([], "Name what is to be scored: mnistgen score SOURCE ... There is "),
+        ([], "Name what is to be scored: mnistgen score SOURCE ... There is dcgan-mnist, "),
     ],
 )
 def test_wrong_requests(

@@ -592,6 +592,18 @@ def test_a_broken_rule_is_named(cls: type[GenerativeModel], rule: str, message: 
     assert modes == (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_default_dtype())
 
 
+class LateCoder(Coder):
+    """A VAE whose images are black, whatever the seed, for the first twenty steps."""
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        images = super().decode(z, y)
+        return images if float(self.steps) > 20 else torch.full_like(images, -1)
+
+
+def test_images_that_come_late_are_waited_for() -> None:
+    check_model(LateCoder)
+
+
 def test_all_broken_rules_are_told_at_once() -> None:
     class Two(WrongRange, UnusedParameter):
         """Breaks two rules."""

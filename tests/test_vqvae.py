@@ -120,19 +120,21 @@ def test_nll_is_minus_the_sum_of_the_logarithms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("guidance", "top_p", "temperature"), [(0.0, 1.0, 1.0), (0.0, 1.0, 0.5), (0.7, 1.0, 1.0), (0.7, 0.6, 0.9)]
+    ("guidance_scale", "top_p", "temperature"), [(1.0, 1.0, 1.0), (1.0, 1.0, 0.5), (1.7, 1.0, 1.0), (1.7, 0.6, 0.9)]
 )
-def test_sampling_with_a_memory_draws_from_the_whole_model(guidance: float, top_p: float, temperature: float) -> None:
+def test_sampling_with_a_memory_draws_from_the_whole_model(
+    guidance_scale: float, top_p: float, temperature: float
+) -> None:
     """The same noise, through the model run anew on all places, picks the same codes."""
     network, y = prior(), torch.tensor([2, 0, 1, 1])
     with torch.no_grad():
-        drawn = network.sample(y, Noise(3, range(4)), guidance, top_p, temperature)
+        drawn = network.sample(y, Noise(3, range(4)), guidance_scale, top_p, temperature)
         given, free = network(drawn, y).log_softmax(-1), network(drawn, torch.zeros(4, 3)).log_softmax(-1)
-    logits = (given + guidance * (given - free)) / temperature
+    logits = (free + guidance_scale * (given - free)) / temperature
     noise = Noise(3, range(4))
     again = torch.stack([noise.categorical(likeliest(logits[:, i], top_p)) for i in range(SIDE * SIDE)], 1)
     assert torch.equal(drawn, again)
-    assert torch.equal(drawn, network.sample(y, Noise(3, range(4)), guidance, top_p, temperature))
+    assert torch.equal(drawn, network.sample(y, Noise(3, range(4)), guidance_scale, top_p, temperature))
 
 
 def test_the_likeliest_codes_are_the_fewest_that_have_the_share() -> None:
@@ -150,7 +152,7 @@ def test_the_likeliest_codes_are_the_fewest_that_have_the_share() -> None:
 
 
 def test_guidance_raises_what_the_class_adds_to_the_odds() -> None:
-    """With odds a of code 1 in class 0 and odds b without a class, guidance w gives a (a / b)^w."""
+    """With odds a of code 1 in class 0 and odds b without a class, guidance s gives b (a / b)^s."""
     network = Transformer(2, 1, width=4, layers=1, heads=1).eval()
     with torch.no_grad():
         network.positions.zero_()
@@ -161,9 +163,9 @@ def test_guidance_raises_what_the_class_adds_to_the_odds() -> None:
         c, y = random_codes(1, 2), torch.zeros(2000, dtype=torch.int64)
         given, free = (network(c, classes)[0, 0] for classes in (torch.ones(1, 1), torch.zeros(1, 1)))
         log_a, log_b = (float(logits[1] - logits[0]) for logits in (given, free))
-        share = float(network.sample(y, Noise(0, range(2000)), 1.5, 1.0, 1.0).float().mean())
+        share = float(network.sample(y, Noise(0, range(2000)), 2.5, 1.0, 1.0).float().mean())
     assert log_a > log_b + 0.2
-    assert share == pytest.approx(1 / (1 + math.exp(-(log_a + 1.5 * (log_a - log_b)))), abs=0.01)
+    assert share == pytest.approx(1 / (1 + math.exp(-(log_b + 2.5 * (log_a - log_b)))), abs=0.01)
 
 
 def test_no_class_is_told_for_a_share_of_the_training_images() -> None:
@@ -199,7 +201,7 @@ def test_impossible_sizes_are_refused(change: dict[str, object]) -> None:
         VQVAEConfig(**change)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("knob", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"guidance": -0.1}])
+@pytest.mark.parametrize("knob", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"guidance_scale": 0.9}])
 def test_impossible_knobs_are_refused(knob: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(knob))):
         VQVAE(VQVAEConfig()).sample(torch.tensor([1]), noise=Noise(0, [0]), **knob)

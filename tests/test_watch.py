@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import environment, mnistgen, same_weights
+from command import mnistgen, same_weights, two_processes
 from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 from tiny import Tiny, strokes
@@ -320,18 +318,8 @@ def test_who_is_watched_without_asking(folder: Path) -> None:
 
 
 def test_of_two_processes_one_looks(folder: Path) -> None:
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mnistgen"]
     flags = ("--steps", "4", "--watch-every", "2", "--out", "two", "--samples", "two")
-    done = subprocess.run(
-        [sys.executable, *command, *TRAIN[:4], *flags],
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    two_processes(folder, *TRAIN[:4], *flags)
     assert list(looks(folder / "two")) == [2, 4]
     assert len(frames(folder / "two")) == 2
 

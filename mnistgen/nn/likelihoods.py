@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -144,7 +145,9 @@ class Categorical(Likelihood):
         return torch.einsum("bkhw,k->bhw", h.softmax(1), levels)[:, None]
 
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {
+LikelihoodName = Literal["zero_inflated", "bernoulli", "continuous_bernoulli", "gaussian", "logistic", "categorical"]
+
+LIKELIHOODS: dict[LikelihoodName, type[Likelihood]] = {
     "bernoulli": Bernoulli,
     "continuous_bernoulli": ContinuousBernoulli,
     "gaussian": Gaussian,

@@ -4,8 +4,12 @@ Radford et al., "Unsupervised Representation Learning with Deep Convolutional Ge
 https://arxiv.org/abs/1511.06434: strided convolutions, batch normalisation, Adam with beta_1 = 0.5, weights drawn from
 N(0, 0.02^2). The losses are the non-saturating ones of Goodfellow et al. (2014), with f(t) = log(1 + e^t):
 
-    L_D = E f(-D(x)) + E f(D(G(z)))
+    L_D = E f(-D(x)) + E f(D(G(z)))  +  gamma / 2 E |grad_x D(x)|^2
     L_G = E f(-D(G(z)))
+
+The last term, which is not the paper's, is the R1 penalty (Mescheder et al. 2018). Without it the discriminator wins in
+the end, and the generator gives up the rarer ways to write a digit. It is taken each `r1_every` steps, with as much
+more weight (Karras et al. 2020).
 
 The class enters the generator beside z, and the discriminator by projection (Miyato & Koyama 2018). Real and generated
 images go through the discriminator apart, each batch normalised by its own statistics: images that are too much like
@@ -24,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from mnistgen import BaseConfig, Loss
-from mnistgen.nn import ClassEmbedding, Projection
+from mnistgen.nn import ClassEmbedding, Projection, score_and_gradient
 from mnistgen_plugins.gan.base import GAN
 
 CLASS_DIM = 32  # of the generator's class embedding
@@ -45,6 +49,10 @@ class DCGANConfig(BaseConfig):
     """Decay a step of the averaged weights that are sampled and saved; 0 keeps no average."""
     beta1: float = 0.5
     """Adam's decay of the gradients."""
+    gamma: float = 0.2
+    """Weight of the R1 penalty; 0, as in the paper, takes none."""
+    r1_every: int = 4
+    """Steps for each that takes the penalty."""
     latent_dim: int = 64
     """Length of the code z."""
     width: int = 64
@@ -52,7 +60,8 @@ class DCGANConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("latent_dim", "width", least=1)
+        self.require("latent_dim", "width", "r1_every", least=1)
+        self.require("gamma", least=0)
         self.require("beta1", least=0, below=1)
 
 
@@ -61,22 +70,35 @@ class DCGAN(GAN):
 
     Config = DCGANConfig
     config: DCGANConfig
+    count: Tensor
 
     def __init__(self, config: DCGANConfig, num_classes: int = 10) -> None:
         super().__init__(config, num_classes)
         self.latent_shape = (config.latent_dim,)
         self.generator = Generator(config.latent_dim, num_classes, config.width)
         self.discriminator = Discriminator(num_classes, config.width)
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # steps so far
 
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """The discriminator's loss, then the generator's against the new discriminator, with the same z."""
         fake = self.generator(torch.randn(len(y), self.config.latent_dim, device=x.device), y)
 
-        real_score, fake_score = self.discriminator(x, y), self.discriminator(fake.detach(), y)
-        loss = F.softplus(-real_score).mean() + F.softplus(fake_score).mean()
+        real_score, penalty = self.real_score_and_penalty(x, y)
+        fake_score = self.discriminator(fake.detach(), y)
+        loss = F.softplus(-real_score).mean() + F.softplus(fake_score).mean() + penalty
         yield Loss(loss, self.discriminator, {"real": real_score.mean(), "fake": fake_score.mean()})
 
         yield Loss(F.softplus(-self.discriminator(fake, y)).mean(), self.generator)
+
+    def real_score_and_penalty(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """D(x, y), (b,), and r1_every gamma / 2 E |grad_x D|^2 in the steps that take it, else 0."""
+        due = self.config.gamma > 0 and int(self.count) % self.config.r1_every == 0
+        if self.training:
+            self.count += 1
+        if not due:
+            return self.discriminator(x, y), x.new_zeros(())
+        score, gradient = score_and_gradient(self.discriminator, x, y)
+        return score, self.config.r1_every * self.config.gamma / 2 * gradient.square().sum((1, 2, 3)).mean()
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
         betas = (self.config.beta1, 0.999)

@@ -14,7 +14,14 @@ where binary pixels b stand. Since log p is convex in b, this is a lower bound o
 b ~ Bernoulli(v); where x is already black and white, b = v. What is sampled and decoded is the mean of p(b | z, y),
 the probability of white, shown as a grey image.
 
-`python benchmarks/binarised_likelihood.py` gives log p of the test images, beside the literature's.
+Test images binarised once (seed 0), 5,000 importance samples: `mnistgen train iwae --importance-samples 1 --out
+vae-binarised` (seed 0, as the shipped checkpoint), then `python benchmarks/binarised_likelihood.py --checkpoint
+iwae-mnist vae-binarised`; nats an image, with the standard error over images. The last column bounds what compares with
+models that do not know the class, where the literature has 86.8 to 89.8 (VAE) and 84.8 (IWAE-50; 86.8 repeated).
+
+                -ELBO         -log p(b | y)   -log p(b), at most
+    k = 1       89.8 +- 0.3    87.0 +- 0.3          89.3
+    k = 10      88.1 +- 0.3    82.0 +- 0.2          84.3
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from mnistgen import BaseConfig, GenerativeModel, HasLatents, Loss, Noise, UsageError
-from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ImageDecoder, ImageEncoder
+from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ImageDecoder, ImageEncoder, LikelihoodName
 
 CLASS_DIM = 64  # of the class embeddings
 FREQUENCIES = 16  # of the time embedding
@@ -44,9 +43,7 @@ class LatentFlowVAEConfig(BaseConfig):
     """Decay a step of the averaged weights that are sampled and saved; 0 keeps no average."""
     clip_norm: float = 1.0
     """Largest gradient norm of a loss; 0 does not clip."""
-    likelihood: Literal["zero_inflated", "bernoulli", "continuous_bernoulli", "gaussian", "logistic", "categorical"] = (
-        "zero_inflated"
-    )
+    likelihood: LikelihoodName = "zero_inflated"
     """Distribution of a pixel given the code."""
     beta: float = 0.3
     """Weight of the KL: small, for sharp images; it is the prior's work to know where the codes are."""

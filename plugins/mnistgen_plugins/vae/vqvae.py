@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from mnistgen import BaseConfig, GenerativeModel, HasLikelihood, Loss, Noise, UsageError
-from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ResidualBlock, Upsampler
+from mnistgen.nn import LIKELIHOODS, ClassEmbedding, LikelihoodName, ResidualBlock, Upsampler
 
 CLASS_DIM = 64  # of the decoder's class embedding
 SIDE = 7  # the codes are a map of 7x7
@@ -51,9 +50,7 @@ class VQVAEConfig(BaseConfig):
     """Decay a step of the averaged weights that are sampled and saved; 0 keeps no average."""
     clip_norm: float = 1.0
     """Largest gradient norm of a loss; 0 does not clip."""
-    likelihood: Literal["zero_inflated", "bernoulli", "continuous_bernoulli", "gaussian", "logistic", "categorical"] = (
-        "zero_inflated"
-    )
+    likelihood: LikelihoodName = "zero_inflated"
     """Distribution of a pixel given the codes."""
     rate: float = 0.5
     """Weight of the codes' nats under the prior in the encoder's loss; 0, as in the paper, lets it ignore the prior."""
@@ -134,21 +131,21 @@ class VQVAE(GenerativeModel, HasLikelihood):
         return -nll(self.prior(c, y), c) - reconstruction
 
     def sample(
-        self, y: Tensor, *, noise: Noise, guidance: float = 0.5, top_p: float = 0.97, temperature: float = 1.0
+        self, y: Tensor, *, noise: Noise, guidance_scale: float = 1.35, top_p: float = 0.99, temperature: float = 1.0
     ) -> Tensor:
         """The image of codes from the prior, drawn one after the other.
 
-        `guidance` w moves log p(c_i | ..., y) by w times its difference to log p(c_i | ...) without a class (Ho &
-        Salimans 2022); of what that gives, `top_p` keeps the likeliest codes that have this share of the probability
-        together (Holtzman et al. 2020); `temperature` divides the logits. 0, 1 and 1 draw from the prior itself.
+        `guidance_scale` is the factor on what the class adds to log p(c_i | ...) without it (Ho & Salimans 2022); of
+        what that gives, `top_p` keeps the likeliest codes that have this share of the probability together (Holtzman
+        et al. 2020); `temperature` divides the logits. 1, 1 and 1 draw from the prior itself.
         """
         if temperature <= 0:
             raise UsageError(f"temperature is {temperature}; it must be above 0.")
         if not 0 < top_p <= 1:
             raise UsageError(f"top_p is {top_p}; it must be above 0 and at most 1.")
-        if guidance < 0:
-            raise UsageError(f"guidance is {guidance}; it must be at least 0.")
-        return self.autoencoder.image(self.prior.sample(y, noise, guidance, top_p, temperature), y)
+        if guidance_scale < 1:
+            raise UsageError(f"guidance_scale is {guidance_scale}; it must be at least 1.")
+        return self.autoencoder.image(self.prior.sample(y, noise, guidance_scale, top_p, temperature), y)
 
 
 class Autoencoder(nn.Module):
@@ -290,12 +287,12 @@ class Transformer(nn.Module):
         logits: Tensor = self.out(self.norm(h)).float()
         return logits
 
-    def sample(self, y: Tensor, noise: Noise, guidance: float, top_p: float, temperature: float) -> Tensor:
+    def sample(self, y: Tensor, noise: Noise, guidance_scale: float, top_p: float, temperature: float) -> Tensor:
         """Codes one after the other, (b,) -> (b, 49); each layer remembers the keys and values of those before."""
         memories: list[tuple[Tensor, Tensor] | None] = [None] * len(self.layers)
         classes = F.one_hot(y, self.num_classes).float()
         copies = 1
-        if guidance:  # every image twice: with its class, then without
+        if guidance_scale != 1:  # every image twice: with its class, then without
             copies, classes = 2, torch.cat([classes, torch.zeros_like(classes)])
         c = torch.full((len(y), SIDE * SIDE), self.nowhere, device=y.device)
         for place in range(SIDE * SIDE):
@@ -304,9 +301,9 @@ class Transformer(nn.Module):
                 assert isinstance(layer, _Layer)
                 h, memories[i] = layer.extend(h, memories[i])
             logits = self.out(self.norm(h[:, 0])).float()
-            if guidance:
+            if guidance_scale != 1:
                 given, free = logits.log_softmax(-1).chunk(2)
-                logits = given + guidance * (given - free)
+                logits = free + guidance_scale * (given - free)
             c[:, place] = noise.categorical(likeliest(logits / temperature, top_p))
         return c
 
