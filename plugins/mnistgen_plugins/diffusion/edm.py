@@ -8,9 +8,9 @@ the network F is trained inside a denoiser
     L = E r^2 / (s sigma)^2 |D(x + sigma eps, sigma, y) - x|^2,  log sigma ~ N(0, 1.2^2)
 
 whose weight makes the error that F sees 1 at first, at any sigma. The space of pixels is centred and scaled to s = 0.5,
-the paper's sigma_data; MNIST in [-1, 1] has mean -0.739 and standard deviation 0.616. The paper's mean of log sigma is -1.2; a stroke is many
-pixels that go together, whose shape is decided at higher noise than that of a photograph's details. Sampling is the
-paper's algorithm 2.
+the paper's sigma_data; MNIST in [-1, 1] has mean -0.739 and standard deviation 0.616. The paper's mean of log sigma is
+-1.2; a stroke is many pixels that go together, whose shape is decided at higher noise than a photograph's details.
+Sampling is the paper's algorithm 2.
 """
 
 from __future__ import annotations
