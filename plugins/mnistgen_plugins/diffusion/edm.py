@@ -31,6 +31,8 @@ from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
 class EDMConfig(DiffusionConfig):
     """Hyperparameters of `EDM`."""
 
+    epochs: float = 16.0
+    """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
     log_sigma_mean: float = 0.0
     """Mean of log sigma of a training image (P_mean)."""
     log_sigma_std: float = 1.2
