@@ -1,7 +1,9 @@
-"""Our models beside pythae 0.1.2's: same images, same wall time of training, same scorer.
+"""Our models beside those of pythae, torchcfm and diffusers: same images, same wall time of training, same scorer.
 
     pip install pythae==0.1.2
     python benchmarks/peers.py --budget 4m
+    pip install torchcfm==1.0.7 diffusers==0.42.1
+    python benchmarks/peers.py --budget 10m --n 2000 --contestants flow torchcfm diffusers
     python benchmarks/peers.py --budget 10s --n 1000 --contestants vae pythae-vae-mlp       to see that it works
 
 vae, vqvae      `mnistgen train NAME --budget`, defaults otherwise. They are told a class; classes are drawn in the test
@@ -12,8 +14,15 @@ pythae-vqvae    its VQVAE with its residual networks for MNIST, and its PixelCNN
                 other of its samplers takes codes that are images. It leaves its PixelCNN in training mode, where batch
                 normalisation sees the unfinished codes; sampling in evaluation mode is scored as well.
 
-pythae trains with `BaseTrainer`, in float32, and the settings of its own examples for MNIST: Adam, learning rate 1e-3,
-batches of 100, 16 latent dimensions (examples/scripts/configs/mnist), 256 codes with a moving average
+flow            `mnistgen train flow --budget`, defaults otherwise.
+torchcfm        the class-conditional MNIST example of torchcfm: its U-Net of 32 channels with one residual block, and
+                flow matching; Adam with 1e-3, batches of 128. Sampled by Heun's method.
+diffusers       a UNet2DModel of 32, 64 and 64 channels with a class embedding, trained on the noise of its DDPM; the
+                same Adam and batches. Sampled by its DDIM and its DDPM in 50 steps.
+
+torchcfm and diffusers train in float32, as their examples do, with a learning rate that falls linearly to zero over the
+time. pythae trains with `BaseTrainer`, in float32, and the settings of its own examples for MNIST: Adam, learning rate
+1e-3, batches of 100, 16 latent dimensions (examples/scripts/configs/mnist), 256 codes with a moving average
 (examples/scripts/distributed_training_mnist.py). Its PixelCNNSampler cannot read such a codebook, so it is handed the
 same one in the form that it can. pythae keeps the weights with the best loss on the held-out images at the end of an
 epoch, as it does by default; the last weights count, too. Fitting the Gaussian mixture and drawing come on top of its
@@ -37,6 +46,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from diffusion_peers import contend
 from families import cores, machine, markdown, read, write
 from torch import Tensor, nn
 
@@ -47,7 +57,7 @@ from mnistgen.files import atomic_file
 from mnistgen.scoring import N, class_counts, write_json
 from mnistgen.scoring.scale import FLOOR
 
-PYTHAE = "0.1.2"
+VERSIONS = {"pythae": "0.1.2", "torchcfm": "1.0.7", "diffusers": "0.42.1"}
 HELD_OUT = 5000  # training images, as `mnistgen train` holds out
 LATENT = 16
 CODES = 256
@@ -248,6 +258,12 @@ def theirs(name: str, options: argparse.Namespace, folder: Path) -> Iterator[Dra
         yield drawn(label, prior, networks)
 
 
+def others(name: str, options: argparse.Namespace, _: Path) -> Iterator[Drawn]:
+    """torchcfm or diffusers."""
+    for title, images, facts in contend(name, options, learnt_from(options.seed)[0]):
+        yield Drawn(title, images, facts)
+
+
 def weights(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
@@ -258,8 +274,16 @@ CONTESTANTS: dict[str, Callable[[str, argparse.Namespace, Path], Iterator[Drawn]
     "pythae-vae-conv": theirs,
     "vqvae": ours,
     "pythae-vqvae": theirs,
+    "flow": ours,
+    "torchcfm": others,
+    "diffusers": others,
 }
-RIVALS = {"vae": ("pythae-vae-mlp", "pythae-vae-conv"), "vqvae": ("pythae-vqvae",)}
+PYTHAES = ["vae", "pythae-vae-mlp", "pythae-vae-conv", "vqvae", "pythae-vqvae"]
+RIVALS = {
+    "vae": ("pythae-vae-mlp", "pythae-vae-conv"),
+    "vqvae": ("pythae-vqvae",),
+    "flow": ("torchcfm", "diffusers"),
+}
 
 
 def contest(name: str, options: argparse.Namespace, folder: Path) -> None:
@@ -333,19 +357,27 @@ def best(rows: list[dict[str, Any]], names: Sequence[str]) -> dict[str, Any] | N
     return min(some, key=lambda row: float(row["numbers"]["fid.A.penultimate"]), default=None)
 
 
-def check_pythae() -> None:
+def package_of(contestant: str) -> str | None:
+    """The package that a contestant is from, where it is not ours."""
+    return next((package for package in VERSIONS if contestant.startswith(package)), None)
+
+
+def check(package: str) -> None:
+    wanted = VERSIONS[package]
     try:
-        version = importlib.metadata.version("pythae")
+        version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        sys.exit(f"pythae is not installed. Run: pip install pythae=={PYTHAE}")
-    if version != PYTHAE:
-        sys.exit(f"pythae {version} is installed, and this compares with {PYTHAE}. Run: pip install pythae=={PYTHAE}")
+        sys.exit(f"{package} is not installed. Run: pip install {package}=={wanted}")
+    if version != wanted:
+        sys.exit(
+            f"{package} {version} is installed, and this compares with {wanted}. Run: pip install {package}=={wanted}"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=seconds_of, default=240.0, help="training time of each, such as 90s or 4m")
-    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
+    parser.add_argument("--contestants", nargs="+", choices=list(CONTESTANTS), default=PYTHAES)
     parser.add_argument("--n", type=int, default=N, help="samples of each")
     parser.add_argument("--seed", type=int, default=0, help="of training and sampling")
     parser.add_argument("--out", type=Path, default=Path("runs/peers"), help="folder of what is made")
@@ -357,16 +389,19 @@ def main() -> None:
         contest(options.contest, options, home / options.contest)
         return
     todo = [name for name in options.contestants if not (home / name / "drawn.json").exists()]
-    if any(CONTESTANTS[name] is theirs for name in todo):
-        check_pythae()
+    for package in filter(None, map(package_of, todo)):
+        check(package)
     for name in todo:
         in_a_process(name, home / name)
     scorer = Scorer("mnist")
     rows = [row for name in options.contestants for row in scored(name, home / name, scorer, options.n)]
 
-    versions = ", ".join(f"{name} {version}" for name, version in rows[0]["score"]["protocol"]["versions"].items())
+    packages = {package: VERSIONS[package] for package in filter(None, map(package_of, options.contestants))}
+    versions = ", ".join(
+        f"{name} {version}" for name, version in (rows[0]["score"]["protocol"]["versions"] | packages).items()
+    )
     protocol = (
-        f"{machine()}, {scorer.device.type}, {cores(torch.get_num_threads())}; {versions}, pythae {PYTHAE}. "
+        f"{machine()}, {scorer.device.type}, {cores(torch.get_num_threads())}; {versions}. "
         f"{duration(options.budget)} of training each, seed {options.seed}; {options.n:,} samples against mnist test, "
         f"as images without labels; evaluator A `{rows[0]['score']['protocol']['evaluators']['A']}`."
     )

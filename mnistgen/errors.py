@@ -20,6 +20,10 @@ class DataError(MnistgenError):
     """A dataset cannot be read, or is not what it says it is. The text names the file and the place."""
 
 
+class DownloadError(DataError):
+    """A named dataset is not on disk, and could not be fetched."""
+
+
 class CheckpointError(MnistgenError):
     """A checkpoint cannot be read, written, found or resumed."""
 
@@ -48,5 +52,5 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         return f"Did you mean {near[0]!r}?"
     if not names:
         return "There are none yet."
-    shown = ", ".join(names[:12])
-    return f"There is {shown}{', ...' if len(names) > 12 else ''}."
+    shown = ", ".join(names[:20])
+    return f"There is {shown}{', ...' if len(names) > 20 else ''}."

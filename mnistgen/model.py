@@ -4,7 +4,8 @@ A model is a module with a frozen dataclass of hyperparameters and two methods: 
 quantities to minimise in the order the paper minimises them, and `sample`, from labels to images. Training,
 checkpoints, sampling, scores and the command line follow from those. `Trainable` is the part that training needs
 (a classifier is one too); `GenerativeModel` adds sampling. What only some models can do (`HasLikelihood`,
-`HasDecoder`, `HasLatents`, `HasPath`) is an abstract class of its own, never a method that may or may not be there.
+`HasDecoder`, `HasLatents`, `HasPath`, `HasEditing`) is an abstract class of its own, never a method that may or may
+not be there.
 """
 
 from __future__ import annotations
@@ -148,6 +149,13 @@ class Trainable(nn.Module, ABC):
         self.config = config
         self.num_classes = num_classes
 
+    def prepare(self, images: Tensor) -> None:
+        """Look at the training images, (n, 1, 28, 28) uint8, once before the first step of a run.
+
+        For what a model must know of its data beforehand: their mean, their grey levels, a codebook to begin with.
+        It belongs into registered buffers, or into parameters; a resumed run has it from there.
+        """
+
     @abstractmethod
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """Yield each loss of one step, in the order in which the parts are updated.
@@ -218,3 +226,18 @@ class HasPath(ABC):
     @abstractmethod
     def sample_path(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
         """Yield the images of `sample` as they form, each (b, 1, 28, 28) in [-1, 1], the last one the sample."""
+
+
+class HasEditing(ABC):
+    """A model that makes new images of given ones."""
+
+    @abstractmethod
+    def inpaint(self, x: Tensor, known: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
+        """Images that are x where `known` is true, and the model's own elsewhere.
+
+        (b, 1, 28, 28) in [-1, 1], bool that broadcasts to it, (b,) int64 -> (b, 1, 28, 28) in [-1, 1].
+        """
+
+    @abstractmethod
+    def vary(self, x: Tensor, y: Tensor, *, noise: Noise, strength: float = 0.5) -> Tensor:
+        """Variations of x, (b, 1, 28, 28) in [-1, 1] -> the same: from x itself at `strength` 0 to a sample at 1."""

@@ -16,7 +16,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from mnistgen.model import (
     BaseConfig,
     GenerativeModel,
     HasDecoder,
+    HasEditing,
     HasLatents,
     HasLikelihood,
     HasPath,
@@ -46,6 +47,7 @@ from mnistgen.training import fit, resolve_device
 CLASSES = 10
 OVERFIT_IMAGES = 64
 OVERFIT_STEPS = 2400  # most models are done after a sixteenth of these, GANs after an eighth to a half
+PREPARED = 200  # images that a model is prepared with
 SAMPLES = 5  # images in a batch where one needs several
 STEPS = 8  # of training before the rules on sampling: layers that begin at zero have left it by then
 WARM_STEPS = (STEPS, 64, 256)  # the later ones only while all images are alike
@@ -132,9 +134,11 @@ class Subject:
         return self._config if self._config is not None else self.cls.Config()
 
     def build(self, num_classes: int = CLASSES, **changes: Any) -> GenerativeModel:
-        """A fresh model in train mode, the same one each time."""
+        """A fresh model in train mode, prepared for synthetic digits, the same one each time."""
         torch.manual_seed(self.seed)
-        return self.cls(dataclasses.replace(self.config, **changes), num_classes).to(self.device).train()
+        model = self.cls(dataclasses.replace(self.config, **changes), num_classes).to(self.device).train()
+        model.prepare(synthetic_digits(PREPARED, num_classes).images)
+        return model
 
     def batch(self, size: int, num_classes: int = CLASSES, seed: int = 0) -> tuple[Tensor, Tensor]:
         data = synthetic_digits(size, num_classes, seed)
@@ -656,6 +660,22 @@ def _path(subject: Subject) -> None:
         raise ContractError("The last frame of sample_path() is not what sample() gives for the same noise.")
 
 
+def _edits(subject: Subject) -> None:
+    model = subject.warm
+    assert isinstance(model, HasEditing)
+    x, y = subject.batch(SAMPLES)
+    known = (torch.arange(28, device=x.device) < 14).view(1, 1, 28, 1)
+    noise = partial(Noise, subject.seed, range(SAMPLES), subject.device)
+    with torch.no_grad():
+        filled = model.inpaint(x, known, y, noise=noise())
+        _check_images(filled, SAMPLES, "inpaint()")
+        if not _equal(filled[:, :, :14], x[:, :, :14]):
+            raise ContractError("inpaint() changes pixels that are known.")
+        _check_images(model.vary(x, y, noise=noise()), SAMPLES, "vary()")
+        if not _equal(model.vary(x, y, noise=noise(), strength=0.0), x):
+            raise ContractError("vary() with strength 0 does not give the images that it is given.")
+
+
 class Rule(NamedTuple):
     """One rule of the contract."""
 
@@ -684,6 +704,7 @@ RULES = [
     Rule("codes decode for labels and weights", _decodes, ability=HasDecoder),
     Rule("latents have their shape, and decode again", _latents, ability=HasLatents),
     Rule("the sampling path ends in the sample", _path, ability=HasPath),
+    Rule("edits keep what is known", _edits, ability=HasEditing),
     Rule(f"overfits {OVERFIT_IMAGES} images", _overfits),
     Rule("labels are respected, or do not matter", _labels),
 ]

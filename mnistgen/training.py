@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from mnistgen.data import Dataset, to_float
 from mnistgen.errors import CheckpointError, ContractError, TrainingError, UsageError
 from mnistgen.model import Loss, Trainable
+from mnistgen.nn import computes_in_bfloat16
 
 WARMUP_SHARE = 0.1  # the warm-up never takes more than this share of a run
 VALIDATION_BATCH = 500
@@ -174,6 +175,8 @@ def fit(
     share = _Share.of(batch)
 
     model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if state is None:
+        model.prepare(data.images)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     run = Run(model, ema, model.optimizers(), _identity(model, data, validation, total, budget, seed, precision, where))
     if state is not None:
@@ -250,11 +253,7 @@ def autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
     if precision not in ("auto", "fp32", "bf16"):
         raise UsageError(f"There is no precision {precision!r}; it is auto, fp32 or bf16.")
     if precision == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:  # without these instructions bfloat16 on a CPU is emulated, and slower than float32
-            fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if fast else None
+        return torch.bfloat16 if computes_in_bfloat16(device) else None
     return torch.bfloat16 if precision == "bf16" else None
 
 

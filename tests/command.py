@@ -16,7 +16,8 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
     installed = folder / "site" / "tiny_models-1.0.dist-info"
     installed.mkdir(parents=True, exist_ok=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-models\nVersion: 1.0\n")
-    (installed / "entry_points.txt").write_text("[mnistgen.models]\ntiny = tiny:Tiny\nduel = tiny:Duel\n")
+    models = "tiny = tiny:Tiny\nduel = tiny:Duel\nwalker = tiny:Walker\n"
+    (installed / "entry_points.txt").write_text(f"[mnistgen.models]\n{models}")
     path = os.pathsep.join([str(installed.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **variables}
 

@@ -9,21 +9,26 @@ import torch
 from command import mnistgen
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import Duel, Tiny, TinyConfig, blobs
+from tiny import Duel, Tiny, TinyConfig, Walker, blobs
 
 from mnistgen import (
     Dataset,
     UsageError,
+    inpaint,
     load_data,
     manifold,
     reconstruct,
+    region,
     registry,
+    same_noise,
     sample,
+    sample_path,
     save,
+    sweep,
     to_float,
     traverse_coordinate,
 )
-from mnistgen.cli.sample import SampleOptions
+from mnistgen.cli.sample_pictures import SampleOptions
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sample")
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
-        for name, cls in (("tiny", Tiny), ("duel", Duel)):
+        for name, cls in (("tiny", Tiny), ("duel", Duel), ("walker", Walker)):
             entry = registry.Entry(name, "tiny-models", "1.0", f"tiny:{cls.__name__}")
             patch.setattr(registry, "entry_of", lambda _, entry=entry: entry)
             save(path / "checkpoints" / name, cls(TinyConfig(), num_classes=4))
@@ -163,6 +168,72 @@ def load_flat(folder: Path) -> Tiny:
     return model
 
 
+def test_the_way_from_noise_to_digit(folder: Path) -> None:
+    text = mnistgen(folder, "sample", "walker", "--path", "--steps", "30", "--digits", "1,2", "--per-digit", "2")
+    assert "path-seed0.png" in text
+    rows = cells(folder / "samples" / "walker" / "path-seed0.png")
+    assert rows.shape[:2] == (4, 12)
+    expected = sample_path(load_walker(folder), [1, 1, 2, 2], frames=12, steps=30)
+    assert np.abs(rows - expected[:, :, 0].transpose(0, 1).numpy()).max() <= 1
+    mnistgen(folder, "sample", "walker", "--path", "--per-digit", "3", "--seed", "2", "--out", "path.gif")
+    with Image.open(folder / "path.gif") as film:
+        assert film.n_frames == 4
+        assert film.size == (2 * 3 * 30, 2 * 4 * 30)
+        assert "Seed: 2" in film.info["comment"].decode()
+    assert "draws an image at once" in mnistgen(folder, "sample", "duel", "--path", code=2)
+    assert "a .gif with --path" in mnistgen(folder, "sample", "walker", "--out", "still.gif", code=2)
+    assert not (folder / "still.gif").exists()
+
+
+def test_the_same_noise_with_other_knobs_and_labels(folder: Path) -> None:
+    walker = load_walker(folder)
+    mnistgen(folder, "sample", "walker", "--sweep", "steps", "1", "2", "5", "--digits", "3,0", "--seed", "4")
+    rows = cells(folder / "samples" / "walker" / "sweep-steps-seed4.png")
+    expected = sweep(walker, [3, 0], "steps", [1, 2, 5], seed=4).unflatten(0, (2, 3))
+    assert np.abs(rows - expected[:, :, 0].numpy()).max() <= 1
+    mnistgen(folder, "sample", "walker", "--sweep", "bright", "False", "True", "--out", "bright.png")
+    rows = cells(folder / "bright.png")
+    assert (rows[:, 1] >= 127).all()
+    assert (rows[:, 0] < 120).any()
+    mnistgen(folder, "sample", "walker", "--same-noise", "--per-digit", "3", "--steps", "1")
+    rows = cells(folder / "samples" / "walker" / "same-noise-seed0.png")
+    expected = same_noise(walker, range(4), rows=3, steps=1).unflatten(0, (3, 4))
+    assert np.abs(rows - expected[:, :, 0].numpy()).max() <= 1
+    assert "it has steps, bright" in mnistgen(folder, "sample", "walker", "--sweep", "stride", "1", "2", code=2)
+    assert "it has none" in mnistgen(folder, "sample", "duel", "--sweep", "steps", "1", "2", code=2)
+    assert "of the kind int" in mnistgen(folder, "sample", "walker", "--sweep", "steps", "1", "many", code=2)
+    assert "of the kind bool" in mnistgen(folder, "sample", "walker", "--sweep", "bright", "maybe", code=2)
+    assert "needs values" in mnistgen(folder, "sample", "walker", "--sweep", "steps", code=2)
+
+
+def test_edits_of_test_images(folder: Path) -> None:
+    data = load_data(folder / "blobs.npz", "test")
+    flags = ("--data", "blobs.npz", "--digits", "2,0")
+    mnistgen(folder, "sample", "walker", "--inpaint", "left", *flags, "--per-digit", "3")
+    rows = cells(folder / "samples" / "walker" / "inpaint-left-blobs-npz-test-seed0.png")
+    assert rows.shape[:2] == (5, 2)
+    originals = data.images[[2, 0], 0].numpy()
+    assert np.array_equal(rows[0], originals)
+    assert (rows[1, :, :, :14] == 80).all()
+    assert (rows[1:, :, :, 14:] == originals[:, :, 14:]).all()
+    again = inpaint(load_walker(folder), to_float(data.images[[2, 0] * 3]), [2, 0] * 3, region("left"))
+    assert np.abs(rows[2:].reshape(6, 28, 28) - again[:, 0].numpy()).max() <= 1
+    mnistgen(folder, "sample", "walker", "--vary", "0", "0.5", "1", *flags, "--seed", "9")
+    rows = cells(folder / "samples" / "walker" / "vary-blobs-npz-test-seed9.png")
+    assert rows.shape[:2] == (7, 2)
+    assert (rows[:3] == originals).all()
+    new = sample(load_walker(folder), [2, 0, 2, 0], seed=9)
+    assert np.abs(rows[5:].reshape(4, 28, 28) - new[:, 0].numpy()).max() <= 1
+    for flag in (["--inpaint", "top"], ["--vary", "0.5"]):
+        assert "cannot edit" in mnistgen(folder, "sample", "tiny", *flag, "--data", "missing.npz", code=2)
+
+
+def load_walker(folder: Path) -> Walker:
+    model = Walker(TinyConfig(), num_classes=4)
+    model.load_state_dict(load_file(folder / "checkpoints" / "walker" / "model.safetensors"))
+    return model
+
+
 def test_whose_images(folder: Path) -> None:
     """The dataset of the checkpoint, with as many classes; nothing is looked for where there are no codes."""
     text = mnistgen(folder, "sample", "flat", "--reconstruct", code=2)
@@ -189,8 +260,8 @@ def test_the_images_of_the_checkpoints_dataset_are_found(mnist: Dataset, tmp_pat
 
 def test_wrong_usage(folder: Path) -> None:
     assert "Did you mean 'tiny'" in mnistgen(folder, "sample", "tinny", code=2)
-    named = mnistgen(folder, "sample", code=2).partition("There is ")[2].strip(" .\n").split(", ")
-    assert {"duel", "tiny", "vae-mnist"} <= set(named)
+    words = mnistgen(folder, "sample", "qqqq", code=2).rpartition("There is ")[2].split()
+    assert {"duel", "tiny", "vae-mnist", "walker"} <= {word.strip(",.") for word in words}
     assert "names no classes" in mnistgen(folder, "sample", "tiny", "--digits", "0-9", code=2)
     assert "names no classes" in mnistgen(folder, "sample", "tiny", "--digits", "x", code=2)
     assert "--temperature" in mnistgen(folder, "sample", "tiny", "--temperatur", "1", code=2)
@@ -211,5 +282,5 @@ def test_flags_that_do_not_go_together() -> None:
         SampleOptions(source="tiny", count=3, between=((0, 1),))
     with pytest.raises(UsageError, match="give --traverse, too"):
         SampleOptions(source="tiny", coordinate=0)
-    with pytest.raises(UsageError, match="--data says whose images --between and --reconstruct take"):
+    with pytest.raises(UsageError, match="--data says whose images --between, --reconstruct, --inpaint, --vary take"):
         SampleOptions(source="tiny", data="mnist", traverse=True)

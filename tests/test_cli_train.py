@@ -117,6 +117,22 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(folder: Path, whole: P
     assert "finished already" in mnistgen(folder, "train", "tiny", "--resume", "--out", out)
 
 
+def test_earlier_checkpoints_are_kept(folder: Path, whole: Path) -> None:
+    """Whatever happens to the run, those that are there are those of the uninterrupted one."""
+    arguments = (*TRAIN, "--out", "kept", "--save-every", "0", "--keep-every", "8")
+    mnistgen(folder, *arguments, code=-signal.SIGKILL, script=KILLS["before a rename"].format(k=57))
+    (folder / "kept" / "step-00000029.safetensors").write_bytes(b"of another run")
+    mnistgen(folder, "train", "tiny", "--resume", "--out", "kept")
+    assert sorted(p.name for p in (folder / "kept").glob("step-*")) == [
+        f"step-{step:08d}.safetensors" for step in (8, 16, 24)
+    ]
+    assert same_weights(folder / "kept" / "model.safetensors", whole / "model.safetensors")
+    assert read_checkpoint(folder / "kept" / "step-00000016.safetensors").steps == 16
+    mnistgen(folder, *TRAIN[:4], "--steps", "16", "--out", "kept", "--overwrite", "--keep-every", "10")
+    assert [p.name for p in (folder / "kept").glob("step-*")] == ["step-00000010.safetensors"]
+    assert "keep-every is 0" in mnistgen(folder, *TRAIN, "--out", "x", "--keep-every", "0", code=2)
+
+
 def test_an_interrupt_is_clean_and_says_how_to_go_on(folder: Path, whole: Path) -> None:
     command = [sys.executable, "-u", "-m", "mnistgen", *TRAIN, "--out", "interrupted", "--save-every", "1000"]
     slow = """

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from mnistgen.nn import ClassEmbedding, ResidualBlock
+from mnistgen.nn import ClassEmbedding, Muon, ResidualBlock
+from mnistgen.nn.muon import orthogonal
 
 
 def test_class_embedding_of_one_hot_weights_is_that_of_the_label() -> None:
@@ -45,3 +47,54 @@ def test_residual_block_treats_every_image_alone() -> None:
         torch.nn.init.normal_(parameter, std=0.3)
     x, e = torch.randn(3, 4, 7, 7), torch.randn(3, 6)
     torch.testing.assert_close(block(x, e)[1:2], block(x[1:2], e[1:2]))
+
+
+def test_an_orthogonal_matrix_is_near_that_of_the_decomposition() -> None:
+    torch.manual_seed(0)
+    for shape in ((20, 50), (50, 20), (32, 32)):
+        matrix = torch.randn(shape)
+        U, _, Vh = torch.linalg.svd(matrix, full_matrices=False)
+        made = orthogonal(matrix)
+        assert made.shape == matrix.shape
+        singular = torch.linalg.svdvals(made)
+        assert 0.5 < float(singular.min()) <= float(singular.max()) < 1.3
+        assert float((made * (U @ Vh)).sum() / (made.norm() * (U @ Vh).norm())) > 0.97
+
+
+def test_muon_steps_have_the_length_of_the_learning_rate() -> None:
+    """In the spectral norm, whatever the size of the gradient; what is not hidden is stepped as Adam does it."""
+    torch.manual_seed(0)
+    hidden, other = nn.Parameter(torch.zeros(16, 4, 3, 3)), nn.Parameter(torch.zeros(7))
+    twin = nn.Parameter(torch.zeros(7))
+    muon = Muon([hidden], [other], lr=0.1, matrix_lr=0.5)
+    adam = torch.optim.Adam([twin], lr=0.1, betas=(0.9, 0.99))
+    for size in (1e-4, 1.0, 1e4):
+        before = hidden.detach().clone()
+        hidden.grad = size * torch.randn_like(hidden)
+        other.grad = size * torch.randn_like(other)
+        twin.grad = other.grad.clone()
+        muon.step()
+        adam.step()
+        change = torch.linalg.svdvals((hidden.detach() - before).flatten(1))
+        assert 0.5 * 0.5 < float(change.min()) <= float(change.max()) < 0.5 * 1.3
+        assert torch.allclose(other, twin, rtol=1e-4, atol=1e-6)
+
+
+def test_muon_goes_on_as_if_nothing_had_happened() -> None:
+    def run(stop: int) -> Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(5, 5)
+        target = torch.randn(8, 5)
+        x = torch.randn(8, 5)
+        muon = Muon([model.weight], [model.bias], lr=0.05, matrix_lr=0.1)
+        for step in range(6):
+            if step == stop:
+                state = muon.state_dict()
+                muon = Muon([model.weight], [model.bias], lr=0.05, matrix_lr=0.1)
+                muon.load_state_dict(state)
+            muon.zero_grad()
+            (model(x) - target).square().mean().backward()
+            muon.step()
+        return model.weight.detach()
+
+    assert torch.equal(run(3), run(99))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import Duel, Tiny, TinyConfig, blobs
+from tiny import Duel, Tiny, TinyConfig, Walker, blobs
 from torch import Tensor
 
 from mnistgen import (
@@ -32,7 +32,7 @@ from mnistgen import (
     traverse,
     traverse_coordinate,
 )
-from mnistgen.sampling import slerp
+from mnistgen.sampling import REGIONS, inpaint, region, same_noise, sample_path, slerp, sweep, vary
 
 
 class Decoder(GenerativeModel, HasDecoder):
@@ -295,3 +295,69 @@ def test_grid_and_png(tmp_path) -> None:
         assert np.array_equal(np.asarray(picture)[::2, ::2], image.numpy())
     with pytest.raises(UsageError, match="at least one image"):
         grid(images[:0], 3)
+
+
+@pytest.fixture
+def walker() -> Walker:
+    torch.manual_seed(0)
+    return Walker(TinyConfig(), 4)
+
+
+def test_a_path_ends_in_the_sample(walker: Walker) -> None:
+    steps = sample_path(walker, [0, 1, 2], seed=3, steps=9)
+    assert steps.shape == (9, 3, 1, 28, 28)
+    assert torch.equal(steps[-1], sample(walker, [0, 1, 2], seed=3))
+    few = sample_path(walker, [0, 1, 2], seed=3, frames=4, steps=9)
+    assert torch.equal(few, steps[[0, 3, 5, 8]])
+    assert torch.equal(sample_path(walker, [0, 1, 2], seed=3, frames=1, steps=9), steps[-1:])
+    assert torch.equal(sample_path(walker, [0, 1, 2], seed=3, frames=10, steps=9), steps)
+    with pytest.raises(UsageError, match="Duel draws an image at once"):
+        sample_path(Duel(TinyConfig()), [0])
+
+
+def test_a_sweep_changes_the_knob_alone(walker: Walker) -> None:
+    images = sweep(walker, [1, 3], "bright", [False, True], seed=5, steps=2).unflatten(0, (2, 2))
+    for column, bright in enumerate((False, True)):
+        assert torch.equal(images[:, column], sample(walker, [1, 3], seed=5, steps=2, bright=bright))
+    assert not torch.equal(images[:, 0], images[:, 1])
+
+
+def test_the_same_noise_for_each_label(walker: Walker) -> None:
+    images = same_noise(walker, [0, 1, 2, 3], rows=2, seed=7, steps=1).unflatten(0, (2, 4))
+    for row in range(2):
+        z = Noise(7, [row])
+        z.uniform(1, 28, 28)
+        z = z.normal(*walker.latent_shape)
+        with torch.no_grad():
+            expected = to_uint8(walker.eval().decode(z.expand(4, -1), torch.arange(4)))
+        assert torch.equal(images[row], expected)
+
+
+def test_edits_of_given_images(walker: Walker) -> None:
+    data = blobs(4)
+    x, y = to_float(data.images), data.labels
+    for name in REGIONS:
+        mask = region(name)
+        assert mask.shape == (1, 28, 28)
+        assert mask.sum() == (14 * 14 if name == "centre" else 14 * 28)
+        images = inpaint(walker, x, y, mask, seed=1)
+        assert torch.equal(images[:, ~mask], data.images[:, ~mask])
+        assert torch.equal(images[:, mask], sample(walker, y, seed=1)[:, mask])
+    assert torch.equal(region("left") | region("right"), region("top") | region("bottom"))
+    assert not (region("left") & region("right")).any()
+    assert torch.equal(vary(walker, x, y, strength=0.0), data.images)
+    assert torch.equal(vary(walker, x, y, strength=1.0, seed=2), sample(walker, y, seed=2))
+    assert walker.training
+
+
+def test_edits_that_there_are_not(walker: Walker) -> None:
+    x, y = to_float(blobs(4).images), torch.arange(4)
+    with pytest.raises(UsageError, match="no region 'middle'; there are left"):
+        region("middle")
+    with pytest.raises(UsageError, match="strength is 2"):
+        vary(walker, x, y, strength=2)
+    for edit in (lambda m, x: inpaint(m, x, y, region("top")), lambda m, x: vary(m, x, y)):
+        with pytest.raises(UsageError, match="Duel cannot edit"):
+            edit(Duel(TinyConfig()), x)
+        with pytest.raises(UsageError, match="with 4"):
+            edit(walker, x[:3])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mnistgen import BaseConfig, Dataset, GenerativeModel, HasLatents, Loss, Noise
+from mnistgen import BaseConfig, Dataset, GenerativeModel, HasEditing, HasLatents, HasPath, Loss, Noise
 
 
 def blobs(n: int = 200, num_classes: int = 4, seed: int = 0, name: str = "blobs") -> Dataset:
@@ -81,6 +81,26 @@ class Tiny(GenerativeModel, HasLatents):
 
     def sample(self, y: Tensor, *, noise: Noise, temperature: float = 1.0) -> Tensor:
         return self.decode(temperature * noise.normal(*self.latent_shape), y)
+
+
+class Walker(Tiny, HasPath, HasEditing):
+    """Comes to the image of its code in steps of equal length, and edits by its code's image."""
+
+    def sample(self, y: Tensor, *, noise: Noise, steps: int = 4, bright: bool = False) -> Tensor:
+        *_, last = self.sample_path(y, noise=noise, steps=steps, bright=bright)
+        return last
+
+    def sample_path(self, y: Tensor, *, noise: Noise, steps: int = 4, bright: bool = False) -> Iterator[Tensor]:
+        start, end = 2 * noise.uniform(1, 28, 28) - 1, self.decode(noise.normal(*self.latent_shape), y)
+        for step in range(1, steps + 1):
+            way = torch.lerp(start, end, step / steps)
+            yield way.clamp_min(0) if bright else way
+
+    def inpaint(self, x: Tensor, known: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
+        return torch.where(known, x, self.sample(y, noise=noise))
+
+    def vary(self, x: Tensor, y: Tensor, *, noise: Noise, strength: float = 0.5) -> Tensor:
+        return torch.lerp(x, self.sample(y, noise=noise), strength)
 
 
 class Duel(GenerativeModel):

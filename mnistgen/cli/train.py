@@ -58,6 +58,7 @@ class GeneratorOptions(TrainOptions):
     validation loss (a GAN), never for others."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.watch_every is not None and self.watch_every < 0:
             raise UsageError(f"--watch-every is {self.watch_every}; it must be zero or more.")
 

@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import signal
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import tyro
 from mnistgen.checkpoint import WEIGHTS, load_state, save_state
 from mnistgen.cli.arguments import Common, parse
 from mnistgen.console import Display, numbers
-from mnistgen.data import Dataset, load_data, train_validation_split
+from mnistgen.data import Dataset, load_training_data, train_validation_split
 from mnistgen.errors import CheckpointError, ContractError, MnistgenError, UsageError
 from mnistgen.files import atomic_file, clear_leftovers
 from mnistgen.model import BaseConfig, Trainable
@@ -32,14 +33,16 @@ STATE = "resume.pt"
 LOG = "log.jsonl"
 OPTIONS = "run.json"
 BEST = "best.safetensors"
+KEPT = "step-{:08d}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Common):
     """The flags of `train` that every model has."""
 
-    data: str = "mnist"
-    """Dataset name (see `mnistgen data --help`) or a path: IDX, CSV, NPZ, or a folder of images by class."""
+    data: str = ""
+    """Dataset name (see `mnistgen data --help`) or a path: IDX, CSV, NPZ, or a folder of images by class. Default:
+    mnist, or the synthetic `digits` where mnist is neither on disk nor to be downloaded."""
     resize: bool = False
     """Convert images of another size or colour to 28x28 grey."""
     validation: int | None = None
@@ -62,12 +65,18 @@ class TrainOptions(Common):
     """Steps between validations; default: an epoch."""
     save_every: float = 30.0
     """Seconds between checkpoints; 0 writes one after each step."""
+    keep_every: int | None = None
+    """Steps between copies of the checkpoint that stay beside it, step-00005000.safetensors; default: none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic; auto: bfloat16 where the hardware computes in it."""
     compile: bool = False
     """Compile the model's networks (needs a C++ compiler; slow to start, faster later)."""
     quiet: bool = False
     """No progress and no pictures in the terminal."""
+
+    def __post_init__(self) -> None:
+        if self.keep_every is not None and self.keep_every < 1:
+            raise UsageError(f"--keep-every is {self.keep_every}; it must be at least 1.")
 
 
 def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str], prog: str, rank: int) -> int:
@@ -77,7 +86,7 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
     data = None
     folder = options.out
     if folder is None:
-        data = load_data(options.data, data_dir=options.data_dir, resize=options.resize)
+        options, data = _data(options, rank)
         folder = kind.home / f"{name}-{data.name}"
     state = None
     if options.resume:
@@ -88,7 +97,7 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
     elif not options.overwrite and any((folder / file).exists() for file in (WEIGHTS, STATE)):
         raise UsageError(f"{folder}: holds a checkpoint already. Use --resume to continue it, or --overwrite.")
     if data is None:
-        data = load_data(options.data, data_dir=options.data_dir, resize=options.resize)
+        options, data = _data(options, rank)
     held_out = min(5000, len(data) // 10) if options.validation is None else options.validation
     training, validation = train_validation_split(data, held_out, options.seed) if held_out else (data, None)
     model = _build(cls, config, data.num_classes, options.seed)
@@ -140,6 +149,14 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
             temporary.write_bytes((folder / BEST).read_bytes())
     files.finish(last, data, validation, time.monotonic() - started)
     return 0
+
+
+def _data(options: TrainOptions, rank: int) -> tuple[TrainOptions, Dataset]:
+    """The training images, and the flags with their name, so that a run goes on with what it began with."""
+    data, note = load_training_data(options.data, data_dir=options.data_dir, resize=options.resize)
+    if note and rank == 0:
+        print(note, file=sys.stderr)
+    return dataclasses.replace(options, data=options.data or data.name), data
 
 
 def _parse(
@@ -272,8 +289,10 @@ class Files(ABC):
         if state is None:
             for file in (STATE, LOG, BEST):  # the state first: without it nothing old can be resumed
                 remove(self.folder / file)
+            self._forget(0)
         else:
             log = self.folder / LOG
+            self._forget(state["step"])
             records = [r for r in (read_log(log) if log.exists() else []) if r["step"] <= state["step"]]
             with atomic_file(log) as temporary:
                 temporary.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
@@ -317,6 +336,8 @@ class Files(ABC):
                 raise MnistgenError(f"{self.folder / LOG}: cannot be written: {error.strerror}.") from error
         if step.best:
             self._weights(step, meter, self.folder / BEST)
+        if self.options.keep_every and step.number % self.options.keep_every == 0:
+            self._weights(step, meter, self.folder / KEPT.format(step.number))
 
     def save(self, step: Step, meter: Meter) -> None:
         """The state from which to go on, and the weights so far; in this order, so that no weights lack a state."""
@@ -330,6 +351,12 @@ class Files(ABC):
     @abstractmethod
     def write(self, path: Path, step: Step, scores: dict[str, float]) -> None:
         """The averaged model's checkpoint."""
+
+    def _forget(self, steps: int) -> None:
+        """Remove the copies that were kept after so many steps."""
+        for path in self.folder.glob(KEPT.format(0).replace("0", "?")):
+            if path.stem[-8:].isdecimal() and int(path.stem[-8:]) > steps:
+                remove(path)
 
     def _weights(self, step: Step, meter: Meter, path: Path) -> None:
         self.write(path, step, {} if meter.validation is None else {"validation_loss": meter.validation})

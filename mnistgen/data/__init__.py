@@ -8,7 +8,7 @@ labels, as generated ones often have none, are read by `load_images`.
 
 from mnistgen.data.dataset import Dataset, to_float, to_uint8, train_validation_split
 from mnistgen.data.export import FORMATS, export_data
-from mnistgen.data.sources import Images, available_splits, data_folder, load_data, load_images
+from mnistgen.data.sources import Images, available_splits, data_folder, load_data, load_images, load_training_data
 from mnistgen.data.torchvision_shim import import_torchvision
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "import_torchvision",
     "load_data",
     "load_images",
+    "load_training_data",
     "to_float",
     "to_uint8",
     "train_validation_split",

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from mnistgen.data.families import Family
 from mnistgen.data.torchvision_shim import import_torchvision
-from mnistgen.errors import DataError, MnistgenError
+from mnistgen.errors import DownloadError, MnistgenError
 
 TIMEOUT = 30.0  # seconds without a byte before the next mirror is tried
 BLOCK = 2**18
@@ -55,13 +55,13 @@ def ways_to_provide(family: Family, folder: Path) -> str:
 def download(family: Family, folder: Path, split: str) -> None:
     """Fetch what `split` needs into `folder`; whatever happens, `folder` then holds whole files only.
 
-    Raises `DataError` that names each address tried with what was wrong there, and the other ways to provide the
+    Raises `DownloadError` that names each address tried with what was wrong there, and the other ways to provide the
     data.
     """
     try:
         resources = _resources(family, split)
     except MnistgenError as error:
-        raise DataError(
+        raise DownloadError(
             f"{family.title} is not in {folder}, and it cannot be downloaded: {error} {ways_to_provide(family, folder)}"
         ) from error
     base = next(parent for parent in folder.absolute().parents if parent.exists())  # the same disk as `folder`
@@ -80,7 +80,7 @@ def download(family: Family, folder: Path, split: str) -> None:
             for path in sorted(unpacked.iterdir()):
                 path.replace(folder / path.name)
     except OSError as error:
-        raise DataError(
+        raise DownloadError(
             f"{family.title} cannot be written to {folder}: {error.strerror or error}. "
             f"{ways_to_provide(family, folder)}"
         ) from error
@@ -108,7 +108,7 @@ def _fetch(resource: Resource, path: Path, progress: Progress, family: Family, f
             return
         tried.append(f"{url}: the file has the checksum {found}, not {resource.md5}")
     listing = "\n".join(f"  {line}" for line in tried)
-    raise DataError(
+    raise DownloadError(
         f"{family.title} is not in {folder}, and downloading it failed. Tried:\n{listing}\n"
         f"{ways_to_provide(family, folder)}"
     )

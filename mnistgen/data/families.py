@@ -58,4 +58,6 @@ FAMILIES = {
     "emnist-mnist": _emnist("mnist", _DIGITS),
 }
 
+DIGITS = "digits"  # the synthetic dataset that comes with the package
+
 ALIASES = {"fashion-mnist": "fashion", "fashionmnist": "fashion", "kuzushiji-mnist": "kmnist", "k-mnist": "kmnist"}

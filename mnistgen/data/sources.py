@@ -18,7 +18,7 @@ from torch import Tensor
 from mnistgen.data import download as downloads
 from mnistgen.data.convert import to_images
 from mnistgen.data.dataset import Dataset
-from mnistgen.data.families import ALIASES, FAMILIES, Family
+from mnistgen.data.families import ALIASES, DIGITS, FAMILIES, Family
 from mnistgen.data.readers import (
     LARGEST_CLASSES,
     Npz,
@@ -31,7 +31,7 @@ from mnistgen.data.readers import (
     read_image,
     same_length,
 )
-from mnistgen.errors import DataError, UsageError, suggestion
+from mnistgen.errors import DataError, DownloadError, UsageError, suggestion
 
 SPLITS = ("train", "test", "all")
 
@@ -72,6 +72,27 @@ def load_data(
     _known_split(split)
     with _system_errors(source):
         return _load(_open(source, data_dir), source, split, resize, download)
+
+
+def load_training_data(
+    source: str | Path = "", *, data_dir: Path | str | None = None, resize: bool = False
+) -> tuple[Dataset, str]:
+    """The training images of `source`; without one, of MNIST, or of `digits` where MNIST is not to be had.
+
+    Returns a sentence besides, empty but where it is `digits` for want of MNIST: that it is, why, and what to do.
+    Raises as `load_data`; with a `source`, nothing takes its place.
+    """
+    try:
+        return load_data(source or "mnist", data_dir=data_dir, resize=resize), ""
+    except DownloadError:
+        if source:
+            raise
+        folder = data_folder(data_dir) / FAMILIES["mnist"].folder / "raw"
+        return load_data(DIGITS), (
+            "MNIST is neither on disk nor to be downloaded, so this is `digits`, the synthetic digits that come with "
+            f"mnistgen; to have MNIST, connect to the internet or put its files in {folder}, and see what is wrong "
+            "with --data mnist."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,12 +225,14 @@ def _open(source: str | Path, data_dir: Path | str | None) -> Source:
         name = ALIASES.get(name, name)
         if name in FAMILIES:
             return Named(name, FAMILIES[name], data_folder(data_dir))
+        if name == DIGITS:
+            return NpzArchive(DIGITS, Path(__file__).with_name(f"{DIGITS}.npz"))
     path = _expanded(source)
     if not path.exists():
         if isinstance(source, Path) or os.sep in source or "/" in source or path.suffix:
             raise DataError(f"{source}: there is no such file or folder.")
         kinds = [name for name in FAMILIES if name.startswith(f"{source.lower()}-")]
-        hint = f"There are {', '.join(kinds)}." if kinds else suggestion(source, FAMILIES)
+        hint = f"There are {', '.join(kinds)}." if kinds else suggestion(source, (*FAMILIES, DIGITS))
         raise UsageError(f"There is no dataset {source!r}, and no file or folder of that name. {hint}")
     if path.is_dir():
         idx = _idx_files(path) or _idx_files(path / "raw")

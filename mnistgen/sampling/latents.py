@@ -1,53 +1,17 @@
-"""Seeded sampling, one seed an image, and the pictures made of samples."""
+"""Walks in the space of a model's codes, and what comes back of given images."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from math import ceil, prod
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from mnistgen.data import to_uint8
-from mnistgen.errors import ContractError, UsageError
-from mnistgen.files import atomic_file
-from mnistgen.model import IMAGE_SHAPE, GenerativeModel, HasDecoder, HasLatents, Noise
-
-BATCH = 250
-
-
-def sample(
-    model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, batch_size: int = BATCH, **knobs: Any
-) -> Tensor:
-    """Draw one image for each label: (n,) -> (n, 1, 28, 28) uint8 on the CPU, 0 black and 255 white.
-
-    Image i depends on `(seed, i)` and its label alone, not on the batch size. `knobs` go to `model.sample`. Raises
-    `UsageError` on a label that the model does not have.
-    """
-    batches = list(sample_batches(model, labels, seed=seed, batch_size=batch_size, **knobs))
-    return torch.cat(batches) if batches else torch.empty(0, 1, 28, 28, dtype=torch.uint8)
-
-
-def sample_batches(
-    model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, batch_size: int = BATCH, **knobs: Any
-) -> Iterator[Tensor]:
-    """`sample`, yielding each batch (b, 1, 28, 28) uint8 as it is done."""
-    y = _labels(model, labels)
-    device = _device(model)
-    for start in range(0, len(y), batch_size):
-        indices = range(start, min(start + batch_size, len(y)))
-        noise = Noise(seed, indices, device)
-        with torch.no_grad(), _Eval(model):
-            images = model.sample(y[indices.start : indices.stop].to(device), noise=noise, **knobs)
-        if images.shape != (len(indices), 1, 28, 28):
-            raise ContractError(
-                f"{type(model).__name__}.sample returned {tuple(images.shape)} for {len(indices)} labels."
-            )
-        yield to_uint8(images).cpu()
+from mnistgen.errors import UsageError
+from mnistgen.model import GenerativeModel, HasDecoder, HasLatents, Noise
+from mnistgen.sampling.draw import BATCH, Eval, device_of, labels_of, require_images
 
 
 def interpolate(
@@ -59,8 +23,8 @@ def interpolate(
     the straight line. Raises `UsageError` for a model without latents.
     """
     decoder = decoder_of(model)
-    ends = _labels(model, [start, end]).expand(rows, 2)
-    z = Noise(seed, range(2 * rows), _device(model)).normal(*decoder.latent_shape)
+    ends = labels_of(model, [start, end]).expand(rows, 2)
+    z = Noise(seed, range(2 * rows), device_of(model)).normal(*decoder.latent_shape)
     return _walk(model, decoder, rearrange(z, "(ends r) ... -> r ends ...", ends=2), ends, steps)
 
 
@@ -92,8 +56,8 @@ def traverse(
     the first `coordinates` are shown. Raises `UsageError` for a model without latents.
     """
     decoder = decoder_of(model)
-    y = _labels(model, [label])
-    base = Noise(seed, [0], _device(model)).normal(*decoder.latent_shape).flatten()
+    y = labels_of(model, [label])
+    base = Noise(seed, [0], device_of(model)).normal(*decoder.latent_shape).flatten()
     rows = min(coordinates, base.numel())
     z = base.expand(rows, steps, -1).clone()
     z[torch.arange(rows), :, torch.arange(rows)] = torch.linspace(-span, span, steps, device=base.device)
@@ -116,8 +80,8 @@ def traverse_coordinate(
     alone. Raises `UsageError` for a coordinate that there is not, and for a model without latents.
     """
     decoder = decoder_of(model)
-    y = _labels(model, labels)
-    z = Noise(seed, [0], _device(model)).normal(*decoder.latent_shape).flatten().repeat(steps, 1)
+    y = labels_of(model, labels)
+    z = Noise(seed, [0], device_of(model)).normal(*decoder.latent_shape).flatten().repeat(steps, 1)
     if not 0 <= coordinate < z.shape[1]:
         raise UsageError(f"There is no coordinate {coordinate}; this model's codes have 0 to {z.shape[1] - 1}.")
     z[:, coordinate] = torch.linspace(-span, span, steps, device=z.device)
@@ -133,13 +97,13 @@ def manifold(model: GenerativeModel, label: int, *, steps: int = 20) -> Tensor:
     the right and the second upwards. Raises `UsageError` where there is another number of coordinates, or no latents.
     """
     decoder = decoder_of(model)
-    y = _labels(model, [label])
+    y = labels_of(model, [label])
     if prod(decoder.latent_shape) != 2:
         raise UsageError(
             f"A manifold is drawn of codes of 2 coordinates, and this model's have {prod(decoder.latent_shape)}; "
             "train one that has: mnistgen train vae --latent-dim 2"
         )
-    quantiles = torch.special.ndtri((torch.arange(steps) + 0.5) / steps).to(_device(model))
+    quantiles = torch.special.ndtri((torch.arange(steps) + 0.5) / steps).to(device_of(model))
     second, first = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
     z = torch.stack([first, second], dim=-1).view(-1, *decoder.latent_shape)
     return _decode(model, decoder, z, y.expand(len(z)))
@@ -195,94 +159,16 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return between
 
 
-def grid(images: Tensor, columns: int, *, padding: int = 2) -> Tensor:
-    """Images in rows of `columns`: (n, 1, h, w) uint8 -> (H, W) uint8, on black."""
-    if len(images) == 0 or columns < 1:
-        raise UsageError("A grid needs at least one image and one column.")
-    rows = ceil(len(images) / columns)
-    height, width = images.shape[-2:]
-    cells = torch.zeros(rows * columns, height + padding, width + padding, dtype=torch.uint8)
-    cells[: len(images), padding // 2 : padding // 2 + height, padding // 2 : padding // 2 + width] = images[:, 0].cpu()
-    image: Tensor = rearrange(cells, "(r c) h w -> (r h) (c w)", c=columns)
-    return image
-
-
-def save_png(path: str | Path, image: Tensor, metadata: Mapping[str, str] | None = None, *, scale: int = 1) -> None:
-    """Write (h, w) uint8 as a grey PNG, each pixel `scale` pixels wide; `metadata` becomes text chunks."""
-    info = PngInfo()
-    for key, value in (metadata or {}).items():
-        info.add_itxt(key, value)
-    picture = Image.fromarray(image.cpu().numpy())
-    if scale > 1:
-        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    with atomic_file(Path(path)) as temporary:
-        picture.save(temporary, "PNG", pnginfo=info)
-
-
-def save_gif(
-    path: str | Path,
-    frames: Sequence[Tensor],
-    metadata: Mapping[str, str] | None = None,
-    *,
-    milliseconds: int = 150,
-    scale: int = 1,
-) -> None:
-    """Write frames (h, w) uint8 as an endless grey GIF, `milliseconds` each and the last one ten times as long.
-
-    Each pixel is `scale` pixels wide; `metadata` becomes lines "key: value" of the comment. Equal neighbours are one
-    frame, held as long as both. Raises `UsageError` where there are no frames, or they differ in size.
-    """
-    if len({frame.shape for frame in frames}) != 1:
-        raise UsageError("A GIF needs at least one frame, and all of one size.")
-    large = [frame.cpu().repeat_interleave(scale, 0).repeat_interleave(scale, 1) for frame in frames]
-    first, *rest = (Image.fromarray(frame.numpy()) for frame in large)
-    durations = [milliseconds] * len(rest) + [10 * milliseconds]
-    comment = "\n".join(f"{key}: {value}" for key, value in (metadata or {}).items()).encode()
-    with atomic_file(Path(path)) as temporary:
-        first.save(temporary, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, comment=comment)
-
-
-class _Eval:
-    """Eval mode inside, the caller's mode afterwards."""
-
-    def __init__(self, model: GenerativeModel) -> None:
-        self.model, self.training = model, model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.training)
-
-
-def _device(model: GenerativeModel) -> torch.device:
-    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-
-
-def _labels(model: GenerativeModel, labels: Tensor | Sequence[int]) -> Tensor:
-    y = torch.as_tensor(labels, dtype=torch.int64).cpu()
-    if y.ndim != 1:
-        raise UsageError(f"Labels are a row of integers, (n,), not {tuple(y.shape)}.")
-    if len(y) and not (int(y.min()) >= 0 and int(y.max()) < model.num_classes):
-        wrong = next(int(label) for label in y if not 0 <= label < model.num_classes)
-        raise UsageError(f"There is no label {wrong}; this model knows 0 to {model.num_classes - 1}.")
-    return y
-
-
 def _encode(model: GenerativeModel, coder: HasLatents, x: Tensor, y: Tensor) -> Tensor:
-    if x.shape[1:] != IMAGE_SHAPE or not x.is_floating_point() or len(x) != len(y):
-        raise UsageError(
-            f"Images are (n, 1, 28, 28) float in [-1, 1], which `to_float` makes of pixels, with n labels; these are "
-            f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}, with {len(y)}."
-        )
-    device, y = _device(model), _labels(model, y)
-    with torch.no_grad(), _Eval(model):
+    require_images(x, y)
+    device, y = device_of(model), labels_of(model, y)
+    with torch.no_grad(), Eval(model):
         batches = zip(x.split(BATCH), y.split(BATCH), strict=True)
         return torch.cat([coder.encode(xs.to(device), ys.to(device)) for xs, ys in batches])
 
 
 def _decode(model: GenerativeModel, decoder: HasDecoder, z: Tensor, y: Tensor) -> Tensor:
-    with torch.no_grad(), _Eval(model):
+    with torch.no_grad(), Eval(model):
         batches = zip(z.split(BATCH), y.to(z.device).split(BATCH), strict=True)
         return torch.cat([to_uint8(decoder.decode(zs, ys)).cpu() for zs, ys in batches])
 

@@ -1,0 +1,331 @@
+"""The pictures that `mnistgen sample` draws, and its flags."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+import tyro
+from einops import rearrange
+from torch import Tensor
+
+from mnistgen.checkpoint import Checkpoint
+from mnistgen.cli.arguments import Common
+from mnistgen.console import Display
+from mnistgen.data import Dataset, load_data, to_float
+from mnistgen.data.families import FAMILIES
+from mnistgen.errors import UsageError
+from mnistgen.model import GenerativeModel
+from mnistgen.sampling import (
+    BATCH,
+    coder_of,
+    editor_of,
+    grid,
+    inpaint,
+    interpolate,
+    interpolate_images,
+    manifold,
+    reconstructions,
+    region,
+    same_noise,
+    sample_batches,
+    sample_path,
+    sweep,
+    traverse,
+    traverse_coordinate,
+    vary,
+)
+
+COLUMNS = 12  # moments of a path that stand side by side
+MASKED = 80  # the grey of what is to be drawn anew
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(Common):
+    """Draw labelled images from a trained model: a picture (.png), or data in bulk with --count."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A checkpoint: a name under checkpoints/, a folder or a .safetensors file."""
+    digits: str = ""
+    """Which classes: a range 0-9 or a list 0,3,8 makes a row each; digits run together, 2026, make that row."""
+    per_digit: int | None = None
+    """Images of each class; default: 10, or one row of digits run together; fewer where rows mean something else."""
+    count: int | None = None
+    """This many images in all, the classes in turn, for data in bulk."""
+    out: Path | None = None
+    """A .png, or with --path a .gif; with --count a new folder, an .npz or a .csv. Default: samples/CHECKPOINT/."""
+    interpolate: tuple[int, int] | None = None
+    """Walk in latent space from one class to another, eight rows of ten."""
+    between: tuple[tuple[int, int], ...] = ()
+    """Walk from one image of --data to another, given by their numbers in it; a row for each two."""
+    traverse: bool = False
+    """Vary one latent coordinate a row, for the first of --digits."""
+    coordinate: int | None = None
+    """With --traverse: this coordinate alone, and a row for each of --digits."""
+    manifold: bool = False
+    """All codes of a model of two latent coordinates, for the first of --digits."""
+    reconstruct: bool = False
+    """The first images of each of --digits in --data, a column a class, each above its reconstruction."""
+    path: bool = False
+    """The way from noise to digit: a row an image, twelve moments of it; to a .gif, every moment in turn."""
+    sweep: tuple[str, ...] = ()
+    """A knob of the model and its values, steps 1 2 4 8: the same noise with each of them, a row for each digit."""
+    same_noise: bool = False
+    """The same noise for each of --digits: a row a noise, a column a class."""
+    inpaint: Literal["left", "right", "top", "bottom", "centre"] | None = None
+    """This part of the first image of each of --digits in --data drawn anew, below the image; a column a class."""
+    vary: tuple[float, ...] = ()
+    """Variations of the first image of each of --digits in --data, by these strengths, from 0 to 1."""
+    data: str = ""
+    """The dataset whose images are taken; default: that which the checkpoint was trained on, else mnist."""
+    split: str = "test"
+    """Which part of that dataset."""
+    resize: bool = False
+    """Convert its images of another size or colour to 28x28 grey."""
+    scale: int = 2
+    """Screen pixels for each pixel of a picture."""
+    batch_size: int = BATCH
+    """Images drawn at a time; it changes the speed and not the images."""
+    quiet: bool = False
+    """No progress and no picture in the terminal."""
+
+    def __post_init__(self) -> None:
+        for name in ("per_digit", "count", "scale", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+        kinds = {
+            "--count": self.count is not None,
+            "--interpolate": self.interpolate is not None,
+            "--between": bool(self.between),
+            "--traverse": self.traverse,
+            "--manifold": self.manifold,
+            "--reconstruct": self.reconstruct,
+            "--path": self.path,
+            "--sweep": bool(self.sweep),
+            "--same-noise": self.same_noise,
+            "--inpaint": self.inpaint is not None,
+            "--vary": bool(self.vary),
+        }
+        of_data = ("--between", "--reconstruct", "--inpaint", "--vary")
+        if sum(kinds.values()) > 1:
+            given = " and ".join(name for name, is_given in kinds.items() if is_given)
+            raise UsageError(f"{given} make different things; give one of them.")
+        if self.coordinate is not None and not self.traverse:
+            raise UsageError("--coordinate says which coordinate --traverse is to vary; give --traverse, too.")
+        if self.data and not any(kinds[name] for name in of_data):
+            raise UsageError(f"--data says whose images {', '.join(of_data)} take; give one of them, too.")
+        if len(self.sweep) == 1:
+            raise UsageError(f"--sweep {self.sweep[0]} needs values: --sweep steps 1 2 4 8")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}; it must be zero or more.")
+
+
+class Picture(NamedTuple):
+    """What was asked for, and what to call its file; the seed is in the name where it matters."""
+
+    frames: list[Tensor]  # (H, W) uint8, one, or those of a GIF
+    name: str
+
+
+def draw_picture(
+    model: GenerativeModel, about: Checkpoint, options: SampleOptions, knobs: dict[str, Any], *, moving: bool
+) -> Picture:
+    """The picture that the options ask for; `moving`: as frames, where there are any."""
+    seed = options.seed
+    digits, in_a_row = digits_of(options.digits, model.num_classes)
+    if options.path:
+        return _path(model, digits, in_a_row, options, knobs, moving)
+    if options.interpolate is not None:
+        start, end = options.interpolate
+        return _still(interpolate(model, start, end, seed=seed), 10, f"interpolate-{start}-{end}-seed{seed}")
+    if options.between:
+        return _between(model, about, options)
+    if options.reconstruct:
+        return _reconstruct(model, about, options, digits)
+    if options.inpaint is not None:
+        return _inpaint(model, about, options, digits, options.inpaint)
+    if options.vary:
+        return _vary(model, about, options, digits)
+    if options.manifold:
+        return Picture([grid(manifold(model, digits[0]), 20, padding=0)], f"manifold-{digits[0]}")
+    if options.coordinate is not None:
+        images = traverse_coordinate(model, options.coordinate, digits, seed=seed)
+        return _still(images, 11, f"traverse-coordinate-{options.coordinate}-seed{seed}")
+    if options.traverse:
+        return _still(traverse(model, digits[0], seed=seed), 11, f"traverse-{digits[0]}-seed{seed}")
+    if options.sweep:
+        knob, values = _values(options.sweep, knobs)
+        images = sweep(model, digits, knob, values, seed=seed, batch_size=options.batch_size, **knobs)
+        return _still(images, len(values), f"sweep-{knob}-seed{seed}")
+    if options.same_noise:
+        images = same_noise(model, digits, rows=options.per_digit or 8, seed=seed, **knobs)
+        return _still(images, len(digits), f"same-noise-seed{seed}")
+    labels, columns = _rows(digits, in_a_row, options)
+    return _still(draw(model, labels, options, knobs), columns, f"grid-seed{seed}")
+
+
+def draw(model: GenerativeModel, labels: Tensor, options: SampleOptions, knobs: dict[str, Any]) -> Tensor:
+    """An image for each label, with a progress line where it takes a while."""
+    display = Display("sample", quiet=options.quiet or len(labels) <= 1000)
+    batches: list[Tensor] = []
+    done = 0
+    with display.live():
+        for batch in sample_batches(model, labels, seed=options.seed, batch_size=options.batch_size, **knobs):
+            batches.append(batch)
+            done += len(batch)
+            display.update(done / len(labels), f"{done} images", last=done == len(labels))
+    return torch.cat(batches)
+
+
+def in_turn(digits: list[int], count: int) -> Tensor:
+    """`count` labels, the digits in turn."""
+    return torch.tensor(digits).repeat(-(-count // len(digits)))[:count]
+
+
+def digits_of(text: str, num_classes: int) -> tuple[list[int], bool]:
+    """The classes that `--digits` names, and whether they are to stand in one row."""
+    text = text.strip() or f"0-{num_classes - 1}"
+    if match := re.fullmatch(r"(\d+)-(\d+)", text):
+        first, last = map(int, match.groups())
+        digits, in_a_row = list(range(first, last + 1)), False
+    elif re.fullmatch(r"\d+(,\d+)+", text):
+        digits, in_a_row = [int(part) for part in text.split(",")], False
+    elif text.isdecimal():
+        # One class of a model with more than ten, or digits run together.
+        single = int(text) < num_classes and str(int(text)) == text
+        digits, in_a_row = ([int(text)], False) if single else ([int(digit) for digit in text], True)
+    else:
+        digits, in_a_row = [], False
+    if not digits or max(digits) >= num_classes:
+        raise UsageError(
+            f"--digits {text!r} names no classes of this model; write a range (0-{num_classes - 1}), "
+            "a list (0,3,8), or digits run together (2026)."
+        )
+    return digits, in_a_row
+
+
+def _still(images: Tensor, columns: int, name: str) -> Picture:
+    return Picture([grid(images, columns)], name)
+
+
+def _rows(digits: list[int], in_a_row: bool, options: SampleOptions) -> tuple[Tensor, int]:
+    """The labels of a grid, and its columns."""
+    if options.count is not None:
+        return in_turn(digits, options.count), min(10, options.count)
+    if in_a_row:
+        return torch.tensor(digits).repeat(options.per_digit or 1), len(digits)
+    columns = options.per_digit or 10
+    return torch.tensor(digits).repeat_interleave(columns), columns
+
+
+def _path(
+    model: GenerativeModel,
+    digits: list[int],
+    in_a_row: bool,
+    options: SampleOptions,
+    knobs: dict[str, Any],
+    moving: bool,
+) -> Picture:
+    """A strip of moments for each image, or a grid for each moment."""
+    name = f"path-seed{options.seed}"
+    if moving:
+        labels, columns = _rows(digits, in_a_row, options)
+        steps = sample_path(model, labels, seed=options.seed, **knobs)
+        return Picture([grid(images, columns) for images in steps], name)
+    labels = torch.tensor(digits).repeat_interleave(options.per_digit or 1)
+    steps = sample_path(model, labels, seed=options.seed, frames=COLUMNS, **knobs)
+    return _still(rearrange(steps, "s n ... -> (n s) ..."), len(steps), name)
+
+
+def _values(given: tuple[str, ...], knobs: dict[str, Any]) -> tuple[str, list[Any]]:
+    """The knob of `--sweep`, and its values as the knob has them."""
+    name, *texts = given
+    knob = name.replace("-", "_")
+    if knob not in knobs:
+        there = f"it has {', '.join(knobs)}" if knobs else "it has none"
+        raise UsageError(f"--sweep {name}: this model has no such knob; {there}.")
+    kind = type(knobs[knob])
+    try:
+        return knob, [{"True": True, "False": False}[text] if kind is bool else kind(text) for text in texts]
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"--sweep {name}: {error} is not of the kind {kind.__name__}.") from error
+
+
+def _between(model: GenerativeModel, about: Checkpoint, options: SampleOptions) -> Picture:
+    """A row for each two images: the first, ten decoded ones on the way, the other."""
+    coder_of(model)  # before anything is downloaded
+    data = _originals(model, about, options)
+    for place in (place for pair in options.between for place in pair):
+        if not 0 <= place < len(data):
+            raise UsageError(
+                f"--between: {data.name} ({data.split}) has the images 0 to {len(data) - 1}, and no {place}."
+            )
+    pairs = torch.tensor(options.between)
+    images = interpolate_images(model, to_float(data.images[pairs]), data.labels[pairs])
+    places = "-".join(str(place) for pair in options.between for place in pair)
+    return _still(images, 12, f"between-{data.name}-{data.split}-{places}")
+
+
+def _reconstruct(model: GenerativeModel, about: Checkpoint, options: SampleOptions, digits: list[int]) -> Picture:
+    """Rows of one image of each class, each above the row of their reconstructions."""
+    coder_of(model)  # before anything is downloaded
+    data = _originals(model, about, options)
+    order = _first(data, digits, options.per_digit or 4)
+    images = reconstructions(model, to_float(data.images[order]), data.labels[order], columns=len(digits))
+    return _still(images, len(digits), f"reconstructions-{data.name}-{data.split}")
+
+
+def _inpaint(
+    model: GenerativeModel, about: Checkpoint, options: SampleOptions, digits: list[int], part: str
+) -> Picture:
+    """A row of one image of each class, that row without the part, and rows with the part drawn anew."""
+    editor_of(model)  # before anything is downloaded
+    data = _originals(model, about, options)
+    order, mask, rows = _first(data, digits, 1), region(part), options.per_digit or 4
+    originals, labels = data.images[order], data.labels[order]
+    again = inpaint(
+        model, to_float(originals).repeat(rows, 1, 1, 1), labels.repeat(rows), mask, seed=options.seed
+    )  # fmt: skip
+    images = torch.cat([originals, originals.masked_fill(mask, MASKED), again])
+    return _still(images, len(digits), f"inpaint-{part}-{data.name}-{data.split}-seed{options.seed}")
+
+
+def _vary(model: GenerativeModel, about: Checkpoint, options: SampleOptions, digits: list[int]) -> Picture:
+    """A row of one image of each class, and rows of variations, further and further from it."""
+    editor_of(model)  # before anything is downloaded
+    data = _originals(model, about, options)
+    order, rows = _first(data, digits, 1), options.per_digit or 2
+    originals, labels = data.images[order], data.labels[order]
+    images = [originals]
+    for strength in options.vary:
+        x = to_float(originals).repeat(rows, 1, 1, 1)
+        images.append(vary(model, x, labels.repeat(rows), strength=strength, seed=options.seed))
+    return _still(torch.cat(images), len(digits), f"vary-{data.name}-{data.split}-seed{options.seed}")
+
+
+def _originals(model: GenerativeModel, about: Checkpoint, options: SampleOptions) -> Dataset:
+    """The images of --data, of the classes that the model knows."""
+    if not options.data and about.dataset and about.dataset not in FAMILIES:
+        raise UsageError(f"The checkpoint is of {about.dataset}, a dataset of your own: name its path with --data.")
+    source = options.data or about.dataset or "mnist"
+    data = load_data(source, options.split, data_dir=options.data_dir, resize=options.resize)
+    if data.num_classes != model.num_classes:
+        raise UsageError(
+            f"{data.name} has {data.num_classes} classes, and the checkpoint knows {model.num_classes}: name the "
+            "dataset that it was trained on with --data."
+        )
+    return data
+
+
+def _first(data: Dataset, digits: list[int], rows: int) -> Tensor:
+    """The places of the first images of each class, `rows` rows of one image a class, (rows * len(digits),)."""
+    places = [(data.labels == digit).nonzero().flatten()[:rows] for digit in digits]
+    for digit, found in zip(digits, places, strict=True):
+        if len(found) < rows:
+            raise UsageError(
+                f"{data.name} ({data.split}) has {len(found)} images of class {digit}, and {rows} are needed; "
+                "choose fewer with --per-digit, or other classes with --digits."
+            )
+    return torch.stack(places, dim=1).flatten()

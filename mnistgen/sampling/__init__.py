@@ -1,0 +1,45 @@
+"""Seeded sampling, one seed an image, and the pictures made of samples."""
+
+from mnistgen.sampling.draw import BATCH, sample, sample_batches
+from mnistgen.sampling.edits import REGIONS, editor_of, inpaint, region, vary
+from mnistgen.sampling.latents import (
+    coder_of,
+    decoder_of,
+    interpolate,
+    interpolate_images,
+    manifold,
+    reconstruct,
+    reconstructions,
+    slerp,
+    traverse,
+    traverse_coordinate,
+)
+from mnistgen.sampling.paths import same_noise, sample_path, sweep
+from mnistgen.sampling.pictures import grid, save_gif, save_png
+
+__all__ = [
+    "BATCH",
+    "REGIONS",
+    "coder_of",
+    "decoder_of",
+    "editor_of",
+    "grid",
+    "inpaint",
+    "interpolate",
+    "interpolate_images",
+    "manifold",
+    "reconstruct",
+    "reconstructions",
+    "region",
+    "same_noise",
+    "sample",
+    "sample_batches",
+    "sample_path",
+    "save_gif",
+    "save_png",
+    "slerp",
+    "sweep",
+    "traverse",
+    "traverse_coordinate",
+    "vary",
+]

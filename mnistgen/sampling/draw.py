@@ -1,0 +1,79 @@
+"""Seeded sampling, one seed an image."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnistgen.data import to_uint8
+from mnistgen.errors import ContractError, UsageError
+from mnistgen.model import IMAGE_SHAPE, GenerativeModel, Noise
+
+BATCH = 250
+
+
+def sample(
+    model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, batch_size: int = BATCH, **knobs: Any
+) -> Tensor:
+    """Draw one image for each label: (n,) -> (n, 1, 28, 28) uint8 on the CPU, 0 black and 255 white.
+
+    Image i depends on `(seed, i)` and its label alone, not on the batch size. `knobs` go to `model.sample`. Raises
+    `UsageError` on a label that the model does not have.
+    """
+    batches = list(sample_batches(model, labels, seed=seed, batch_size=batch_size, **knobs))
+    return torch.cat(batches) if batches else torch.empty(0, 1, 28, 28, dtype=torch.uint8)
+
+
+def sample_batches(
+    model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, batch_size: int = BATCH, **knobs: Any
+) -> Iterator[Tensor]:
+    """`sample`, yielding each batch (b, 1, 28, 28) uint8 as it is done."""
+    y = labels_of(model, labels)
+    device = device_of(model)
+    for start in range(0, len(y), batch_size):
+        indices = range(start, min(start + batch_size, len(y)))
+        noise = Noise(seed, indices, device)
+        with torch.no_grad(), Eval(model):
+            images = model.sample(y[indices.start : indices.stop].to(device), noise=noise, **knobs)
+        if images.shape != (len(indices), 1, 28, 28):
+            raise ContractError(
+                f"{type(model).__name__}.sample returned {tuple(images.shape)} for {len(indices)} labels."
+            )
+        yield to_uint8(images).cpu()
+
+
+class Eval:
+    """Eval mode inside, the caller's mode afterwards."""
+
+    def __init__(self, model: GenerativeModel) -> None:
+        self.model, self.training = model, model.training
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train(self.training)
+
+
+def device_of(model: GenerativeModel) -> torch.device:
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+
+
+def labels_of(model: GenerativeModel, labels: Tensor | Sequence[int]) -> Tensor:
+    y = torch.as_tensor(labels, dtype=torch.int64).cpu()
+    if y.ndim != 1:
+        raise UsageError(f"Labels are a row of integers, (n,), not {tuple(y.shape)}.")
+    if len(y) and not (int(y.min()) >= 0 and int(y.max()) < model.num_classes):
+        wrong = next(int(label) for label in y if not 0 <= label < model.num_classes)
+        raise UsageError(f"There is no label {wrong}; this model knows 0 to {model.num_classes - 1}.")
+    return y
+
+
+def require_images(x: Tensor, y: Tensor) -> None:
+    """Raise `UsageError` unless x is (n, 1, 28, 28) float with n labels."""
+    if x.shape[1:] != IMAGE_SHAPE or not x.is_floating_point() or len(x) != len(y):
+        raise UsageError(
+            f"Images are (n, 1, 28, 28) float in [-1, 1], which `to_float` makes of pixels, with n labels; these are "
+            f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}, with {len(y)}."
+        )

@@ -1,0 +1,70 @@
+"""How a sample comes into being, and what it owes to its noise, its label and each knob."""
+
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnistgen.data import to_uint8
+from mnistgen.errors import UsageError
+from mnistgen.model import GenerativeModel, HasPath, Noise
+from mnistgen.sampling.draw import BATCH, Eval, device_of, labels_of, sample
+
+
+def sample_path(
+    model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, frames: int = 0, **knobs: Any
+) -> Tensor:
+    """The images of `sample` as they form: (steps, n, 1, 28, 28) uint8, the last of them `sample`'s.
+
+    `frames`, if there are more steps than that: as many of them, evenly spread, the last one among them. Raises
+    `UsageError` for a model whose samples do not form step by step.
+    """
+    if not isinstance(model, HasPath):
+        raise UsageError(f"{type(model).__name__} draws an image at once, so there is no path from noise to it.")
+    y, device = labels_of(model, labels), device_of(model)
+    with torch.no_grad(), Eval(model):
+        path = model.sample_path(y.to(device), noise=Noise(seed, range(len(y)), device), **knobs)
+        steps = [to_uint8(images).cpu() for images in path]
+    if frames and frames < len(steps):
+        places = torch.linspace(0, len(steps) - 1, frames).round().long() if frames > 1 else [len(steps) - 1]
+        steps = [steps[place] for place in places]
+    return torch.stack(steps)
+
+
+def sweep(
+    model: GenerativeModel,
+    labels: Tensor | Sequence[int],
+    knob: str,
+    values: Sequence[Any],
+    *,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    **knobs: Any,
+) -> Tensor:
+    """The same images with each value of one of the model's knobs: (n * len(values), 1, 28, 28) uint8, a row a label.
+
+    A row has one noise, and differs by the knob alone; the remaining `knobs` are as given.
+    """
+    columns = [
+        sample(model, labels, seed=seed, batch_size=batch_size, **{**knobs, knob: value})
+        for value in values
+    ]  # fmt: skip
+    return torch.stack(columns, dim=1).flatten(0, 1)
+
+
+def same_noise(
+    model: GenerativeModel, labels: Tensor | Sequence[int], *, rows: int = 8, seed: int = 0, **knobs: Any
+) -> Tensor:
+    """One noise a row, given each label in turn: (rows * n, 1, 28, 28) uint8.
+
+    The first image of a row is what `sample` gives for that label in that place.
+    """
+    y, device = labels_of(model, labels), device_of(model)
+    images = []
+    with torch.no_grad(), Eval(model):
+        for row in range(rows):
+            noise = Noise(seed, list(repeat(row, len(y))), device)
+            images.append(to_uint8(model.sample(y.to(device), noise=noise, **knobs)).cpu())
+    return torch.cat(images)

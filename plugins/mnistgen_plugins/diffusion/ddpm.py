@@ -1,0 +1,88 @@
+"""DDPM: a thousand small steps of noise, and back.
+
+Ho et al., "Denoising Diffusion Probabilistic Models" (2020), https://arxiv.org/abs/2006.11239. With alpha_t^2 the
+product of 1 - beta_s for s <= t, beta from 1e-4 to 0.02 in T = 1000 steps, and x_t = alpha_t x + sigma_t eps, the loss
+is the paper's simple one, of the noise:
+
+    L = E |eps(x_t, t, y) - eps|^2,  t ~ U{1, ..., T}
+
+A sample is drawn by any number of the steps: by DDIM (Song et al. 2021) with eta = 0, by ancestral sampling with
+eta = 1. As in the paper's own code, the data that the network predicts is kept in the range that data has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnistgen import Loss, Noise, UsageError
+from mnistgen.solvers import Denoiser, Preserving, ddim
+from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
+
+T = 1000
+
+
+@dataclass(frozen=True)
+class DDPMConfig(DiffusionConfig):
+    """Hyperparameters of `DDPM`."""
+
+    epochs: float = 16.0
+    """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
+
+
+class DDPM(Diffusion):
+    """Denoising diffusion with DDIM and ancestral sampling, class-conditional (Ho et al. 2020)."""
+
+    Config = DDPMConfig
+    config: DDPMConfig
+    path = Preserving(T)
+
+    def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
+        """The squared error of the noise, a pixel."""
+        x = self.pixels.encode(x)
+        t = torch.randint(1, T + 1, (len(y),), device=x.device).float()
+        eps, y = torch.randn_like(x), self.some_labels(y)
+        x_t = self.path.at(x, eps, t)
+        error = self.noise(x_t, t, y) - eps - self.pull(self.noise, x_t, t, y)
+        yield Loss(error.square().mean(), self)
+
+    def noise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """eps(x_t, t, y): (b, 1, 28, 28), (b,), labels or class weights -> (b, 1, 28, 28)."""
+        return self.evaluate(x_t, 2 * t[:, None] / T - 1, y)
+
+    def denoise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        data = self.path.data_of_noise(x_t, self.noise(x_t, t, y), t)
+        return data.clamp(self.pixels.values[0], self.pixels.values[-1])
+
+    def sample_path(
+        self,
+        y: Tensor,
+        *,
+        noise: Noise,
+        steps: int = 50,
+        eta: float = 0.0,
+        guidance_scale: float = 1.0,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1000.0,
+        weak: str = "",
+    ) -> Iterator[Tensor]:
+        """By `steps` steps of equal length, at most 1,000: DDIM with `eta` 0, ancestral sampling with 1.
+
+        `guidance_scale` by the class, 1 for none, at steps from and to, of 1,000; or away from the checkpoint `weak`.
+        """
+        if not 1 <= steps <= T:
+            raise UsageError(f"steps is {steps}; it must be from 1 to {T}.")
+        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
+        return self.images(ddim(denoiser, self.path, self.draw(noise), self.times(steps), noise=noise, eta=eta))
+
+    sample = ends(sample_path)
+
+    def times(self, steps: int, start: float = 0.0) -> Tensor:
+        times: Tensor = torch.linspace(round((1 - start) * T), 0, steps + 1, dtype=torch.float64).round().unique()
+        return times.flip(0)
+
+    def follow(self, denoiser: Denoiser, state: Tensor, times: Tensor) -> Iterator[Tensor]:
+        return ddim(denoiser, self.path, state, times.clamp_min(1) if times[0] < times[-1] else times)
