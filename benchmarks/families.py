@@ -7,11 +7,12 @@
     python benchmarks/families.py --ship                    copy seed 0's checkpoints and pictures to where they ship
     python benchmarks/families.py --steps 20 --n 1000 --no-cas      a few steps each, to see that it works
 
-Every training is `mnistgen train NAME --seed S` into OUT/NAME-S/checkpoint and OUT/NAME-S/pictures; an interrupted one
-goes on, and a finished one is not repeated. Every score is `mnistgen score --seed 0` of that checkpoint, one at a time
-with all cores, into OUT/NAME-S/score.json and OUT/NAME-S/scored; it is made again only where the checkpoint has changed
-since. A folder of that form from elsewhere is taken as it is. Numbers are means over the training seeds, with the range
-beside FID. The exit status is 1 where a training or a score failed.
+Every training is `mnistgen train NAME --seed S` into OUT/NAME-S/checkpoint and OUT/NAME-S/pictures, where FLAGS has
+no more flags for it; an interrupted one goes on, and a finished one is not repeated. Every score is `mnistgen score
+--seed 0` of that checkpoint, one at a time with all cores, into OUT/NAME-S/score.json and OUT/NAME-S/scored; it is
+made again only where the checkpoint has changed since. A folder of that form from elsewhere is taken as it is.
+Numbers are means over the training seeds, with the range beside FID. The exit status is 1 where a training or a score
+failed.
 """
 
 import argparse
@@ -43,6 +44,8 @@ from mnistgen.scoring.scale import FLOOR
 from mnistgen.training import resolve_device
 
 SEEDS = {"vae": [0, 1, 2], "r3gan": [0, 1, 2], "vqvae": [0, 1, 2]}  # of all others, 0 alone
+MEANFLOW = "--teacher flow-mnist --part 0.25 --instant 0.1 --time-mean 0 --time-std 2"
+FLAGS = {"meanflow": MEANFLOW.split()}  # of the training, beside the defaults
 TARGETS = {  # in floors
     "vae": 25.0,
     "latent_flow_vae": 8.0,
@@ -176,6 +179,7 @@ def train(run: Trained, home: Path, threads: int, steps: int | None) -> bool:
     start = time.monotonic()
     flags = ["--resume"] if (folder / "checkpoint" / STATE).exists() else []
     flags += ["--steps", str(steps)] if steps else []
+    flags += FLAGS.get(run.model, ())
     places = ["--out", f"{run.name}/checkpoint", "--samples", f"{run.name}/pictures"]
     log = f"{run.name}/train.log"
     if not command(home, log, threads, "train", run.model, "--seed", str(run.seed), *places, *flags):

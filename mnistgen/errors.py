@@ -56,5 +56,5 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         return f"Did you mean {near[0]!r}?"
     if not names:
         return "There are none yet."
-    shown = ", ".join(names[:12])
-    return f"There is {shown}{', ...' if len(names) > 12 else ''}."
+    shown = ", ".join(names[:20])
+    return f"There is {shown}{', ...' if len(names) > 20 else ''}."

@@ -6,8 +6,8 @@ import pytest
 import torch
 from command import mnistgen
 
-from mnistgen import UsageError, data_folder, load_data, load_training_data, read_checkpoint
-from mnistgen.data import sources
+from mnistgen import UsageError, load_data, read_checkpoint
+from mnistgen.data import data_folder, load_training_data, sources
 from mnistgen.errors import DownloadError
 from mnistgen.evaluator import extract, load_evaluator
 
@@ -49,7 +49,7 @@ def test_they_are_the_digits_that_their_labels_say() -> None:
 
 
 def test_they_are_neither_divided_nor_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Exception, match="digits has no 'test' split"):
+    with pytest.raises(Exception, match="digits has no test split: it is not divided"):
         load_data("digits", "test")
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -91,7 +91,7 @@ def test_training_offline_names_what_it_was_trained_on(tmp_path: Path) -> None:
     assert "this is `digits`, the synthetic digits" in text
     about = read_checkpoint(tmp_path / "checkpoints" / "tiny-digits")
     assert about.dataset == "digits"
-    text = mnistgen(tmp_path, "train", "tiny", "--data", "mnist", "--steps", "3", code=2, script=OFFLINE, **variables)
+    text = mnistgen(tmp_path, "train", "tiny", "--data", "mnist", "--steps", "3", code=1, script=OFFLINE, **variables)
     assert "MNIST is not in" in text
     assert "digits" not in text.replace("synthetic", "")
     # an explicit name is as good, and says nothing
@@ -102,4 +102,4 @@ def test_training_offline_names_what_it_was_trained_on(tmp_path: Path) -> None:
 def test_sampling_offline_without_a_name_draws_from_the_flow(tmp_path: Path) -> None:
     variables = {"MNISTGEN_DATA": str(tmp_path / "none")}
     text = mnistgen(tmp_path, "sample", "--per-digit", "1", "--quiet", script=OFFLINE, **variables)
-    assert (tmp_path / "samples" / "flow-mnist" / "grid.png").exists(), text
+    assert (tmp_path / "samples" / "flow-mnist" / "grid-seed0.png").exists(), text

@@ -14,7 +14,7 @@ from mnistgen.checkpoint import WEIGHTS, find, read_checkpoint
 from mnistgen.cli.arguments import Common, parse
 from mnistgen.cli.training import LOG, Files, TrainOptions, train
 from mnistgen.console import duration, out, show
-from mnistgen.data import Dataset, load_data
+from mnistgen.data import DIGITS, Dataset, load_data
 from mnistgen.errors import CheckpointError, UsageError, suggestion
 from mnistgen.evaluator import (
     CLASSIFIERS,
@@ -133,7 +133,8 @@ class _ClassifierFiles(Files):
         if validation is not None:
             held = evaluate(load_classifier(self.folder), validation)
             console.print(f"held-out    {_percent(held)} of {len(validation)} training images")
-        where = "" if self.options.data == "mnist" else f" --data {shlex.quote(self.options.data)}"
+        # The synthetic digits have no test images; MNIST's are those they stand for.
+        where = "" if self.options.data in ("mnist", DIGITS) else f" --data {shlex.quote(self.options.data)}"
         source = shlex.quote(str(self.folder))
         console.print(f"checkpoint  {self.folder / WEIGHTS}", markup=False)
         console.print(f"curves      {self.pictures / 'curves.png'}", markup=False)

@@ -8,10 +8,12 @@ labels, as generated ones often have none, are read by `load_images`.
 
 from mnistgen.data.dataset import Dataset, to_float, to_uint8, train_validation_split
 from mnistgen.data.export import FORMATS, export_data
+from mnistgen.data.families import DIGITS
 from mnistgen.data.sources import Images, available_splits, data_folder, load_data, load_images, load_training_data
 from mnistgen.data.torchvision_shim import import_torchvision
 
 __all__ = [
+    "DIGITS",
     "FORMATS",
     "Dataset",
     "Images",

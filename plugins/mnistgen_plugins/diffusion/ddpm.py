@@ -29,6 +29,9 @@ T = 1000
 class DDPMConfig(DiffusionConfig):
     """Hyperparameters of `DDPM`."""
 
+    epochs: float = 16.0
+    """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
+
 
 class DDPM(Diffusion):
     """Denoising diffusion with DDIM and ancestral sampling, class-conditional (Ho et al. 2020)."""

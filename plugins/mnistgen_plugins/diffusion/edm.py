@@ -5,11 +5,12 @@ https://arxiv.org/abs/2206.00364. For data x of standard deviation s, noise eps 
 the network F is trained inside a denoiser
 
     D(x_sigma, sigma, y) = s^2 / r^2 x_sigma + s sigma / r F(x_sigma / r, log(sigma) / 4, y),  r^2 = s^2 + sigma^2
-    L = E r^2 / (s sigma)^2 |D(x + sigma eps, sigma, y) - x|^2,  log sigma ~ N(-1.2, 1.2^2)
+    L = E r^2 / (s sigma)^2 |D(x + sigma eps, sigma, y) - x|^2,  log sigma ~ N(0, 1.2^2)
 
 whose weight makes the error that F sees 1 at first, at any sigma. The space of pixels is centred and scaled to s = 0.5,
-the paper's sigma_data; MNIST in [-1, 1] has mean -0.739 and standard deviation 0.616. Sampling is the paper's
-algorithm 2.
+the paper's sigma_data; MNIST in [-1, 1] has mean -0.739 and standard deviation 0.616. The paper's mean of log sigma is
+-1.2; a stroke is many pixels that go together, whose shape is decided at higher noise than a photograph's details.
+Sampling is the paper's algorithm 2.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
 class EDMConfig(DiffusionConfig):
     """Hyperparameters of `EDM`."""
 
-    log_sigma_mean: float = -1.2
+    epochs: float = 16.0
+    """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
+    log_sigma_mean: float = 0.0
     """Mean of log sigma of a training image (P_mean)."""
     log_sigma_std: float = 1.2
     """Standard deviation of log sigma of a training image (P_std)."""

@@ -41,6 +41,8 @@ from mnistgen_plugins.diffusion.flow import Flow
 class MeanFlowConfig(DiffusionConfig):
     """Hyperparameters of `MeanFlow`."""
 
+    epochs: float = 10.0
+    """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
     time_mean: float = -0.4
     """Mean of the normal variable whose sigmoid is a time."""
     time_std: float = 1.0
