@@ -25,9 +25,13 @@ from mnistgen import BaseConfig, Dataset, GenerativeModel, LeakageError, Loss, N
 from mnistgen.cli import main
 from mnistgen.evaluator import Classifier, build_classifier
 from mnistgen.experiments import ARMS, Study, cells
-from mnistgen.experiments.cells import Bench, Classify, Draw, Label, Nearest, Train
+from mnistgen.experiments.cells import Bench, Cell, Classify, Draw, Label, Nearest, Train
+from mnistgen.experiments.costs import Costs
+from mnistgen.experiments.crew import Alone
 from mnistgen.experiments.lab import Lab, Work
 from mnistgen.experiments.recipe import BATCH
+from mnistgen.experiments.records import Records
+from mnistgen.experiments.runner import Runner
 from mnistgen.experiments.subsets import fingerprints
 from mnistgen.training import Part
 
@@ -371,6 +375,46 @@ def test_two_processes_find_what_one_finds(folder: Path, whole: Path) -> None:
     assert "by 2 processes" in done.stdout
     assert table(folder / "two") == table(whole)
     assert {p.name for p in (folder / "two" / "cells").iterdir()} == {p.name for p in (whole / "cells").iterdir()}
+
+
+@dataclass(frozen=True)
+class Task(Cell):
+    """A cell that does what it is told."""
+
+    kind = "task"
+    word: str
+    before: tuple[Cell, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.word
+
+    def needs(self) -> tuple[Cell, ...]:
+        return self.before
+
+    def amounts(self, lab: Lab) -> dict[str, float]:
+        return {}
+
+    def run(self, bench: Bench) -> dict[str, Any]:
+        order.append(self.word)
+        if self.word == "free":  # meanwhile, the other process finishes what it is at
+            bench.records.put(Task("theirs"), {}, Work(), "cpu")
+        return {}
+
+
+order: list[str] = []
+
+
+def test_what_has_to_wait_for_another_process_is_put_off(tmp_path: Path) -> None:
+    order.clear()
+    lab = Lab(dataset(20, 0, "train"), dataset(20, 1, "test"), {}, seed=0, device=torch.device("cpu"))
+    records, crew = Records(tmp_path, lab.frame), Alone()
+    records.open()
+    theirs, mine = Task("theirs"), Task("mine")
+    crew.count(records.key(theirs))  # the other process has begun it
+    tasks = [Task("waits", (theirs,)), Task("needs", (mine,)), Task("free"), Task("last", (mine, theirs))]
+    assert not Runner(lab, records, crew, Costs(lab, {})).run(tasks, [theirs, mine, *tasks])
+    assert order == ["mine", "needs", "free", "waits", "last"]
 
 
 def test_a_cell_that_fails_ends_nothing_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

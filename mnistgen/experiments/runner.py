@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from mnistgen.console import Display
@@ -60,8 +60,7 @@ class Runner:
         return [Failure(cell.name, why) for cell in everything if (why := self.records.failure(cell))]
 
     def _run(self, cells: Sequence[Cell]) -> None:
-        while (number := self.crew.count("cell")) <= len(cells):
-            cell = cells[number - 1]
+        for cell in self._mine_to_do(cells):
             if self._over(cell):
                 break
             self._ensure(cell)
@@ -71,6 +70,30 @@ class Runner:
             time.sleep(POLL)
         self._progress.look(always=True)
         self._show("done", last=True)
+
+    def _mine_to_do(self, cells: Sequence[Cell]) -> Iterator[Cell]:
+        """This process's share, as it becomes free: a cell that has to wait for another process is put off."""
+        put_off: list[Cell] = []
+        while True:
+            ready = next((cell for cell in put_off if not self._must_wait(cell)), None)
+            if ready is not None:
+                put_off.remove(ready)
+                yield ready
+            elif (number := self.crew.count("cell")) <= len(cells):
+                put_off.append(cells[number - 1])
+            elif put_off:
+                yield put_off.pop(0)
+            else:
+                return
+
+    def _must_wait(self, cell: Cell) -> bool:
+        """Whether something that the cell needs is being done by another process."""
+        for need in _needs(cell):
+            if self.records.get(need) is None and self.records.failure(need) is None:
+                key = self.records.key(need)
+                if key not in self._mine and self.crew.asked(key):
+                    return True
+        return False
 
     def _over(self, cell: Cell) -> bool:
         if self._budget is None:
