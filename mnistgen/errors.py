@@ -44,6 +44,10 @@ class TrainingError(MnistgenError):
     """Training cannot go on, for example because a loss is not finite."""
 
 
+class LeakageError(ContractError):
+    """A generator was about to see, or has seen, images that its arm of a study does not allow."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known name, or lists what there is; to end an error with."""
     names = sorted(set(known))

@@ -15,9 +15,10 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,13 @@ _COUNTERS = (
     "best_step",
     "validations_since_best",
 )
+
+
+class Part(NamedTuple):
+    """Consecutive images of a dataset, of which every batch holds as many."""
+
+    images: int
+    batch: int
 
 
 class Step(NamedTuple):
@@ -139,6 +147,7 @@ def fit(
     validate_every: int | None = None,
     patience: int | None = None,
     compile: bool = False,  # noqa: A002  the name of torch's own function and of the flag
+    parts: Sequence[Part] | None = None,
     state: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Step, None, None]:
@@ -147,13 +156,15 @@ def fit(
     The length is `steps`, or `budget` seconds of wall time, or `epochs`, else the config's epochs; at its end the
     schedule has brought the learning rate to zero. `precision` is fp32, bf16 (autocast) or auto (bf16 where the
     device computes in it). Every `validate_every` steps (default: an epoch) and at the end, the averaged model's
-    validation loss is taken on `validation`; `patience` such losses without a new best end the run. `state` (a
+    validation loss is taken on `validation`; `patience` such losses without a new best end the run. With `parts`, which
+    divide the images and the batch alike, every batch has its share of each part, whatever their sizes. `state` (a
     `Run.state_dict()`) continues that run exactly. `stop` is asked after each step; a yes ends the run early.
 
     Under `torch.distributed` each process takes its share of every batch, so the curve is that of one process.
 
-    Raises `UsageError` (contradicting lengths, a batch that does not divide), `TrainingError` (a loss or gradient
-    that is not finite; the weights are then those of the last good step), `CheckpointError` (a foreign `state`).
+    Raises `UsageError` (contradicting lengths, a batch or parts that do not divide), `TrainingError` (a loss or
+    gradient that is not finite; the weights are then those of the last good step), `CheckpointError` (a foreign
+    `state`).
     """
     if sum(length is not None for length in (epochs, steps, budget)) > 1:
         raise UsageError("Give one length of training: epochs, steps or a budget.")
@@ -173,12 +184,17 @@ def fit(
         total = math.ceil((config.epochs if epochs is None else epochs) * len(data) / batch)
     every = validate_every or max(1, round(len(data) / batch))
     share = _Share.of(batch)
+    order: _Mixture | _Order = _Order(len(data), seed, batch)
+    if parts:
+        order = _Mixture(_checked(parts, len(data), batch, share), seed)
 
     model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if state is None:
         model.prepare(data.images)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
-    run = Run(model, ema, model.optimizers(), _identity(model, data, validation, total, budget, seed, precision, where))
+    identity = _identity(model, data, validation, total, budget, seed, precision, where)
+    identity["parts"] = [list(part) for part in parts] if parts else None
+    run = Run(model, ema, model.optimizers(), identity)
     if state is not None:
         run.load_state_dict(state)
     share.agree(model)
@@ -186,7 +202,6 @@ def fit(
         for network in model.children():
             network.compile()
     stepper = _Stepper(run, autocast_dtype(where, precision), where, share)
-    order = _Order(len(data), seed, batch)
     images, labels = data.images.to(where), data.labels.to(where)
     clock = _Clock(run.seconds, share if budget is not None else _Share(0, 1))
 
@@ -314,13 +329,27 @@ def _seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
             generator.set_state(state)
 
 
+def _checked(parts: Sequence[Part], n: int, batch: int, share: "_Share") -> Sequence[Part]:
+    """The parts, or a `UsageError` where they do not make up the images and the batch."""
+    images, rows = (sum(sizes) for sizes in zip(*parts, strict=True))
+    if images != n or rows != batch or min(part.batch for part in parts) < 1:
+        raise UsageError(
+            f"The parts have {images} images and {rows} in a batch, and there are {n} images in batches of {batch}; "
+            "each part needs at least one image of a batch."
+        )
+    if share.size > 1:
+        raise UsageError("A batch of several parts is trained on by one process; start it without torchrun.")
+    return parts
+
+
 class _Order:
     """Batches as consecutive pieces of one endless row of shuffled epochs: always full, every image in turn."""
 
-    def __init__(self, n: int, seed: int, batch: int) -> None:
+    def __init__(self, n: int, seed: int, batch: int, part: int = 0) -> None:
         if n == 0:
             raise UsageError("There are no images to train on.")
-        self.n, self.seed, self.batch_size = n, seed, batch
+        self.n, self.batch_size = n, batch
+        self._seed = (seed, part) if part else (seed,)  # the first part's order is that of a run without parts
         self._epochs: dict[int, Tensor] = {}
 
     def batch(self, step: int) -> Tensor:
@@ -336,9 +365,21 @@ class _Order:
         if epoch not in self._epochs:
             for old in [key for key in self._epochs if key < epoch - 1]:
                 del self._epochs[old]
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
+            order = np.random.default_rng((*self._seed, epoch)).permutation(self.n)
             self._epochs[epoch] = torch.from_numpy(order)
         return self._epochs[epoch]
+
+
+class _Mixture:
+    """Batches of several parts, each of which goes through its own images in turn."""
+
+    def __init__(self, parts: Sequence[Part], seed: int) -> None:
+        self._orders = [_Order(n, seed, batch, number) for number, (n, batch) in enumerate(parts)]
+        self._first = [0, *accumulate(n for n, _ in parts)]
+
+    def batch(self, step: int) -> Tensor:
+        """Indices of the images of `step` (from 0), part by part, (batch,) int64."""
+        return torch.cat([order.batch(step) + first for order, first in zip(self._orders, self._first, strict=False)])
 
 
 class _Stepper:

@@ -227,7 +227,7 @@ def test_the_loss_of_a_flow_whose_network_is_the_answer() -> None:
 @pytest.mark.parametrize(("cls", "config"), MODELS)
 def test_guidance_is_learnt_in_training_only(cls: type[Diffusion], config: DiffusionConfig) -> None:
     """On average over the images, (1 - 1 / w) (f(y) - f(no class)), so that f(y) settles at w f0(y) + (1 - w) f0(0)."""
-    model = made(cls, replace(config, learnt_guidance=1.6, guided_share=0.25)).train()
+    model = made(cls, replace(config, learnt_guidance=1.6, middle_guidance=1.0, guided_share=0.25)).train()
     x_t, t, y = torch.randn(10, 1, 28, 28), torch.rand(10), torch.eye(10)
 
     def predict(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -240,8 +240,23 @@ def test_guidance_is_learnt_in_training_only(cls: type[Diffusion], config: Diffu
     assert bool((y == torch.eye(10)).all())
     assert not bool(model.pull(predict, x_t, t, torch.zeros(10, 10)).any())  # images whose class is not told
     assert not bool(model.eval().pull(predict, x_t, t, y).any())
-    plain = made(cls, replace(config, learnt_guidance=1.0)).train()
+    plain = made(cls, replace(config, learnt_guidance=1.0, middle_guidance=1.0)).train()
     assert not bool(plain.pull(predict, x_t, t, y).any())
+
+
+@pytest.mark.parametrize(("cls", "config"), MODELS)
+def test_more_guidance_is_learnt_in_the_middle(cls: type[Diffusion], config: DiffusionConfig) -> None:
+    model = made(cls, replace(config, learnt_guidance=1.25, middle_guidance=2.0, guided_share=0.5)).train()
+    times = model.times(200)[:-1].float()
+    strength = model.path.sigma(times) / model.path.alpha(times)
+    wanted = torch.tensor([1.0, 1.3, 2.3, 3.0])  # sigma / alpha: outside, inside, inside, outside of [1.2, 2.4]
+    t = times[(strength - wanted[:, None]).abs().argmin(1)].repeat(2)
+
+    def predict(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return y.sum(1)[:, None, None, None].expand(-1, 1, 28, 28)
+
+    pull = model.pull(predict, torch.zeros(8, 1, 28, 28), t, torch.eye(10)[:8])
+    assert torch.allclose(pull[:4, 0, 0, 0], 2 * (1 - 1 / torch.tensor([1.25, 2.0, 2.0, 1.25])))
 
 
 def test_what_a_flow_learns_with_guidance_is_guided() -> None:

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 
 from mnistgen import CheckpointError, ContractError, Loss, TrainingError, UsageError, fit, to_float
 from mnistgen.data import train_validation_split
-from mnistgen.training import _Order, _schedule, _seeded, _WholeBatch, autocast_dtype, resolve_device
+from mnistgen.training import Part, _Mixture, _Order, _schedule, _seeded, _WholeBatch, autocast_dtype, resolve_device
 
 
 def make(seed: int = 0, cls: type = Tiny, **fields: object):
@@ -75,6 +75,35 @@ def test_every_epoch_shows_every_image_once() -> None:
     small = _Order(3, seed=0, batch=8).batch(1)  # a batch of more images than there are
     assert len(small) == 8
     assert set(small.tolist()) == {0, 1, 2}
+
+
+def test_every_batch_has_its_share_of_each_part() -> None:
+    parts = [Part(images=6, batch=4), Part(images=20, batch=2)]
+    mixture = _Mixture(parts, seed=3)
+    batches = torch.stack([mixture.batch(step) for step in range(30)])
+    first, second = batches[:, :4].flatten(), batches[:, 4:].flatten()
+    alone = _Order(6, seed=3, batch=4)
+    assert torch.equal(first, torch.cat([alone.batch(step) for step in range(30)]))
+    assert torch.bincount(first).tolist() == [20] * 6
+    assert torch.bincount(second, minlength=26).tolist() == [0] * 6 + [3] * 20
+
+
+def test_parts_are_what_is_trained_on_and_part_of_a_runs_identity() -> None:
+    data, seen = blobs(26), []
+
+    class Watching(Tiny):
+        def losses(self, x, y):
+            seen.append(x)
+            return super().losses(x, y)
+
+    parts = [Part(6, 12), Part(20, 4)]
+    (step,) = fit(make(cls=Watching), data, steps=1, parts=parts, precision="fp32")
+    assert torch.equal(seen[0].contiguous(), to_float(data.images[_Mixture(parts, 0).batch(0)]))
+    with pytest.raises(CheckpointError, match="parts"):
+        next(fit(make(), data, steps=2, state=step.run.state_dict()))
+    for wrong in ([Part(6, 12), Part(19, 4)], [Part(6, 12), Part(20, 5)], [Part(6, 16), Part(20, 0)]):
+        with pytest.raises(UsageError, match="there are 26 images in batches of 16"):
+            next(fit(make(), data, steps=1, parts=wrong))
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": Command("mnistgen.cli.train", "train a model on a dataset"),
     "sample": Command("mnistgen.cli.sample", "draw labelled images from a trained model"),
     "score": Command("mnistgen.cli.score", "score images against real ones, beside the best and worst value"),
+    "augment": Command("mnistgen.cli.augment", "does synthetic data help to train a classifier?"),
     "evaluator": Command("mnistgen.cli.evaluator", "train or test a classifier of images"),
     "models": Command("mnistgen.cli.models", "list the models there are"),
     "data": Command("mnistgen.cli.data", "show a dataset, or export it"),
@@ -32,6 +33,7 @@ EXAMPLES = """examples:
   mnistgen sample vae-mnist --digits 0-9 --out grid.png
   mnistgen sample vae-mnist --count 1000 --out digits.npz
   mnistgen score vae-mnist                            its numbers, beside their scale
+  mnistgen augment vae --plan                         does synthetic data help to train a classifier?
   mnistgen models                                     what can be trained
   mnistgen COMMAND --help                             the flags of a command"""
 

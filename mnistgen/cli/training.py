@@ -115,7 +115,7 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
             training,
             validation=validation,
             steps=options.steps,
-            budget=_seconds(options.budget) if options.budget else None,
+            budget=parse_duration(options.budget) if options.budget else None,
             seed=options.seed,
             device=options.device,
             precision=options.precision,
@@ -386,7 +386,7 @@ def _interrupts() -> Iterator[list[int]]:
             signal.signal(each, handler)
 
 
-def _seconds(text: str) -> float:
+def parse_duration(text: str) -> float:
     """`90s`, `5m`, `1h30m` or plain seconds, in seconds."""
     match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
     total = (

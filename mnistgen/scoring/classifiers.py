@@ -193,10 +193,24 @@ def classification_accuracy_score(
     real = real.subset(_order(len(real), generator)[:n])
     ours = ours.subset(_order(len(ours), generator)[:n])
     result, theirs = (
-        evaluate(_train(what, data, RECIPE, steps, seed, device, progress), test)
+        learn(data, test, what=what, seed=seed, device=device, steps=steps, progress=progress)
         for what, data in (("learning from samples", ours), ("learning from real images", real))
     )
     return CAS(result.accuracy, result.interval, theirs.accuracy, theirs.interval, n=n, n_test=len(test))
+
+
+def learn(
+    data: Dataset,
+    test: Dataset,
+    *,
+    what: str = "learning from samples",
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    steps: int = CAS_STEPS,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """One side of `classification_accuracy_score`: train on these images alone, and read the test images."""
+    return evaluate(_train(what, data, RECIPE, steps, seed, device, progress), test)
 
 
 def binarise(images: Tensor) -> Tensor:

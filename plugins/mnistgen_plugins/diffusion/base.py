@@ -30,6 +30,7 @@ from mnistgen.solvers import Denoiser, Path, guide, inpaint, last, log_likelihoo
 
 IMAGE = (1, 28, 28)
 ODE_STEPS = 32  # where an image and its noise are to lead to each other
+MIDDLE = (1.2, 2.4)  # sigma / alpha between which an image settles on its class
 LEAST_NOISE = 0.025  # relative to the data, where grey levels take over from the density of the ODE
 
 
@@ -57,8 +58,10 @@ class DiffusionConfig(BaseConfig):
     """Share of the images whose class the network is not told in training, so that it can be guided by the class."""
     learnt_guidance: float = 1.25
     """Guidance scale that is learnt in training, so that sampling needs no guidance; 1 learns the data as they are."""
+    middle_guidance: float = 1.0
+    """The same where the class is decided, if it is more: the noise is 1.2 to 2.4 times as strong as the image."""
     guided_share: float = 0.25
-    """Share of the images of a step that it is learnt from."""
+    """Share of the images of a step that guidance is learnt from."""
     width: int = 64
     """Channels at 14x14; there are twice as many at 7x7."""
     blocks: int = 1
@@ -69,7 +72,7 @@ class DiffusionConfig(BaseConfig):
         self.require("width", "blocks", least=1)
         self.require("matrix_lr", above=0)
         self.require("label_dropout", least=0, below=1)
-        self.require("learnt_guidance", least=1)
+        self.require("learnt_guidance", "middle_guidance", least=1)
         self.require("guided_share", above=0, below=1)
         if self.width % 2:
             raise UsageError(f"width is {self.width}; it must be even, for four heads of attention at twice as many.")
@@ -168,19 +171,24 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
     def pull(self, predict: Callable[[Tensor, Tensor, Tensor], Tensor], x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """What is added to a training target, so that f(y) is learnt guided: w f0(y) + (1 - w) f0(no class).
 
-        f0 is what the target alone would teach, f = `predict` is the network as it stands, without a gradient, and w
-        is `learnt_guidance` (Tang et al., "Diffusion Models without Classifier-free Guidance", 2025,
-        https://arxiv.org/abs/2502.12154). Of the images, a share s gets c (f(y) - f(no class)), the others nothing; on
-        average f(y) = f0(y) + s c (f(y) - f(no class)), so that s c = 1 - 1 / w. It is nothing for an image whose
-        class is not told, and outside training.
+        f0 is what the target alone would teach, f = `predict` is the network as it stands, without a gradient, and w is
+        `learnt_guidance`, or `middle_guidance` where it is more and the noise as strong as MIDDLE says (Tang et al.,
+        "Diffusion Models without Classifier-free Guidance", 2025, https://arxiv.org/abs/2502.12154; an interval:
+        Kynkaanniemi et al. 2024, https://arxiv.org/abs/2404.07724). Of the images, a share s gets c (f(y) - f(no
+        class)), the others nothing; on average f(y) = f0(y) + s c (f(y) - f(no class)), so that s c = 1 - 1 / w. It is
+        nothing for an image whose class is not told, and outside training.
         """
-        pull, w, s = torch.zeros_like(x_t), self.config.learnt_guidance, self.config.guided_share
-        n = math.ceil(s * len(x_t))
-        if self.training and w > 1:
+        pull, config = torch.zeros_like(x_t), self.config
+        n = math.ceil(config.guided_share * len(x_t))
+        if self.training and max(config.learnt_guidance, config.middle_guidance) > 1:
             x_t, t, y = (torch.cat([part[:n], part[:n]]) for part in (x_t, t, y))
             y[n:] = 0
             guided, unguided = predict(x_t, t, y).chunk(2)
-            pull[:n] = (1 - 1 / w) * len(pull) / n * (guided - unguided)
+            strength = self.path.sigma(t[:n]) / self.path.alpha(t[:n])
+            w = torch.full_like(strength, config.learnt_guidance)
+            middle = (strength >= MIDDLE[0]) & (strength <= MIDDLE[1])
+            w = torch.where(middle, w.clamp_min(config.middle_guidance), w)
+            pull[:n] = ((1 - 1 / w) * len(pull) / n)[:, None, None, None] * (guided - unguided)
         return pull
 
     @property

@@ -29,8 +29,10 @@ T = 1000
 class DDPMConfig(DiffusionConfig):
     """Hyperparameters of `DDPM`."""
 
-    epochs: float = 16.0
+    epochs: float = 30.0
     """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
+    middle_guidance: float = 1.9
+    """The same where the class is decided, if it is more: the noise is 1.2 to 2.4 times as strong as the image."""
 
 
 class DDPM(Diffusion):

@@ -1,0 +1,129 @@
+"""What a study has done so far: one durable record for each finished cell, beside what the cell made."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnistgen.errors import MnistgenError
+from mnistgen.files import atomic_file, clear_leftovers
+
+if TYPE_CHECKING:
+    from mnistgen.experiments.cells import Cell
+    from mnistgen.experiments.lab import Work
+
+FORMAT = 1  # of what a cell does: another number, and nothing done before counts
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came out of a cell."""
+
+    key: str
+    kind: str
+    spec: dict[str, Any]  # everything that determines the result
+    result: dict[str, Any]
+    work: dict[str, float]  # by part: steps, images
+    seconds: dict[str, float]  # by the same parts
+    device: str
+
+
+class Records:
+    """The records of a folder. A record counts only for a cell of the very same specification.
+
+    A cell's specification holds that of the cells it needs, and `frame` is what all have in common: data, precision.
+    So a folder can be taken up with other sizes, arms or seeds, and what is done already is found again.
+    """
+
+    def __init__(self, folder: Path, frame: dict[str, Any]) -> None:
+        self.folder, self.frame = folder, {**frame, "format": FORMAT}
+        self._keys: dict[Cell, str] = {}
+        self._read: dict[str, Record] = {}
+
+    def open(self) -> None:
+        """Make the folder, or say now why it cannot be written, and clear what a killed process left in it."""
+        for folder in (self.folder, self.folder / "cells", self.folder / "made"):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise MnistgenError(f"{folder}: cannot be written: {error.strerror}.") from error
+            clear_leftovers(folder)
+
+    def key(self, cell: "Cell") -> str:
+        """The name of a cell's files: readable, and with a hash of its specification."""
+        if cell not in self._keys:
+            text = json.dumps(self._spec(cell), sort_keys=True)
+            self._keys[cell] = f"{cell.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return self._keys[cell]
+
+    def made(self, cell: "Cell") -> Path:
+        """The file that the cell makes beside its record."""
+        return self.folder / "made" / f"{self.key(cell)}{cell.suffix}"
+
+    def get(self, cell: "Cell") -> Record | None:
+        """The record of a finished cell, or None where it is still to be done: one that is damaged is done again."""
+        key = self.key(cell)
+        if key not in self._read:
+            try:
+                record = Record(**json.loads(self._path(key).read_text("utf-8")))
+            except (OSError, ValueError, TypeError):
+                return None
+            if record.spec != self._spec(cell) or (cell.suffix and not self.made(cell).is_file()):
+                return None
+            self._read[key] = record
+        return self._read[key]
+
+    def put(self, cell: "Cell", result: dict[str, Any], work: "Work", device: str) -> None:
+        """Write the record of a finished cell; what it made must be written before."""
+        key = self.key(cell)
+        seconds = {part: round(value, 3) for part, value in work.seconds.items()}
+        record = Record(key, cell.kind, self._spec(cell), result, dict(work.amounts), seconds, device)
+        _write(self._path(key), record.__dict__)
+        self._failure_path(key).unlink(missing_ok=True)
+
+    def fail(self, cell: "Cell", why: str) -> None:
+        """Note that a cell has failed; the next run tries it again."""
+        _write(self._failure_path(self.key(cell)), {"cell": cell.name, "why": why})
+
+    def failure(self, cell: "Cell") -> str | None:
+        """Why a cell has failed, or None where it has not."""
+        try:
+            return str(json.loads(self._failure_path(self.key(cell)).read_text("utf-8"))["why"])
+        except FileNotFoundError:
+            return None
+
+    def forget_failures(self) -> None:
+        """Let every failed cell be tried again."""
+        for path in (self.folder / "cells").glob("*.failed"):
+            path.unlink(missing_ok=True)
+
+    def finished(self) -> set[str]:
+        """The keys of all cells that are done, whoever did them."""
+        return {path.stem for path in (self.folder / "cells").glob("[!.]*.json")}
+
+    def rates(self) -> dict[str, float]:
+        """Seconds for one unit of each part of the work, by the records read so far."""
+        seconds: dict[str, float] = {}
+        amounts: dict[str, float] = {}
+        for record in self._read.values():
+            for part, amount in record.work.items():
+                seconds[part] = seconds.get(part, 0.0) + record.seconds[part]
+                amounts[part] = amounts.get(part, 0.0) + amount
+        return {part: seconds[part] / amounts[part] for part in seconds if amounts[part]}
+
+    def _spec(self, cell: "Cell") -> dict[str, Any]:
+        # As it comes back from a file: tuples are lists there.
+        spec: dict[str, Any] = json.loads(json.dumps({"frame": self.frame, "kind": cell.kind, **cell.spec()}))
+        return spec
+
+    def _path(self, key: str) -> Path:
+        return self.folder / "cells" / f"{key}.json"
+
+    def _failure_path(self, key: str) -> Path:
+        return self.folder / "cells" / f"{key}.failed"
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
