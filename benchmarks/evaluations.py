@@ -1,6 +1,6 @@
 """FID against network evaluations, for each diffusion model and solver, and against minutes of training.
 
-    python benchmarks/evaluations.py                        flow-mnist, edm-mnist, ddpm-mnist and meanflow-mnist
+    python benchmarks/evaluations.py                        the diffusion models that are shipped
     python benchmarks/evaluations.py --models flow-mnist --n 1000 --evaluations 4 8        to see that it works
     python benchmarks/evaluations.py --training checkpoints/flow-mnist                     its kept checkpoints, too
 
@@ -36,10 +36,15 @@ class Way(NamedTuple):
     title: str
     steps: Callable[[int], int]  # by the evaluations
     knobs: Mapping[str, Any] = MappingProxyType({})
+    stepped: bool = True  # whether it has a number of steps to be given
 
 
 def _each(evaluations: int) -> int:
     return evaluations
+
+
+def _one(evaluations: int) -> int:
+    return int(evaluations == 1)
 
 
 def _half(evaluations: int) -> int:
@@ -62,6 +67,7 @@ WAYS = {
     "edm": [Way("Heun", _heun), Way("Heun, churn 10", _heun, {"churn": 10.0})],
     "ddpm": [Way("DDIM", _each), Way("ancestral", _each, {"eta": 1.0})],
     "meanflow": [Way("average velocity", _each)],
+    "sid": [Way("one step", _one, stepped=False)],
 }
 
 
@@ -73,7 +79,7 @@ class Judge:
         self.n, self.seed = n, seed
         self.evaluator = load_evaluator("A")
         self.real = self._features(held_out.images)
-        self.floor = fid(self._features(training.images[:HELD_OUT]), self.real)
+        self.floor = fid(self._features(training.images[:n]), self.real)
 
     def _features(self, images: Tensor) -> Tensor:
         return extract(self.evaluator, images)["penultimate"].double()
@@ -114,9 +120,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     models = [f"{name}-mnist" for name in WAYS]
     parser.add_argument("--models", nargs="+", default=models, help="checkpoints")
-    parser.add_argument("--evaluations", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--training", type=Path, nargs="*", default=[], help="folders of runs with kept checkpoints")
-    parser.add_argument("--n", type=int, default=5000, help="samples of each")
+    parser.add_argument("--n", type=int, default=2000, help="samples of each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/evaluations"), help="folder of what is measured")
     options = parser.parse_args()
@@ -139,7 +145,7 @@ def main() -> None:
         for way in WAYS[model]:
             for evaluations in options.evaluations:
                 if (steps := way.steps(evaluations)) >= 1:
-                    found = floors(source, steps=steps, **way.knobs)
+                    found = floors(source, **({"steps": steps} if way.stepped else {}), **way.knobs)
                     curves.setdefault(f"{model}, {way.title}", []).append((evaluations, found))
     rows = [
         [title, *(f"{dict(points)[e]:.2f}" if e in dict(points) else "" for e in options.evaluations)]

@@ -44,8 +44,8 @@ from mnistgen.scoring.scale import FLOOR
 from mnistgen.training import resolve_device
 
 SEEDS = {"vae": [0, 1, 2], "r3gan": [0, 1, 2], "vqvae": [0, 1, 2]}  # of all others, 0 alone
-MEANFLOW = "--teacher flow-mnist --part 0.25 --instant 0.1 --time-mean 0 --time-std 2"
-FLAGS = {"meanflow": MEANFLOW.split()}  # of the training, beside the defaults
+MEANFLOW = "--teacher flow-mnist --part 0.25 --instant 0.1 --time-mean 0 --time-std 2 --epochs 5"
+FLAGS = {"meanflow": MEANFLOW.split(), "sid": ["--teacher", "flow-mnist"]}  # of the training, beside the defaults
 TARGETS = {  # in floors
     "vae": 25.0,
     "latent_flow_vae": 8.0,
@@ -57,6 +57,7 @@ TARGETS = {  # in floors
     "edm": 2.0,
     "ddpm": 2.0,
     "meanflow": 3.0,
+    "sid": 3.0,
 }
 LABELS = 0.99  # the least label agreement
 COVERAGE = 0.05  # the most that coverage may be below that of real images

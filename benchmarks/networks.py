@@ -177,7 +177,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     assert isinstance(ema, Flow)
     evaluator = load_evaluator("A")
     real = extract(evaluator, held_out.images)["penultimate"].double()
-    floor = fid(extract(evaluator, training.images[:HELD_OUT])["penultimate"].double(), real)
+    floor = fid(extract(evaluator, training.images[: options.n])["penultimate"].double(), real)
     labels = torch.arange(options.n) % 10
     images = sample(ema, labels, seed=options.seed)
     features = extract(evaluator, images, layers=("penultimate", "logits"))

@@ -4,11 +4,12 @@
     python benchmarks/sampling_speed.py
     python benchmarks/sampling_speed.py --n 500 --repeats 1                                 to see that it works
 
-`flow-mnist` and `meanflow-mnist` draw --n labelled images as `mnistgen.sample` does by default. diffusers' UNet2DModel
-has 32, 48 and 64 channels, the last two levels with attention, and a class embedding, which makes it as many weights as
-`flow-mnist` has, as near as its widths allow; it is not trained, which its speed does not depend on. It takes as many
-steps of its DDIMScheduler as `flow` takes evaluations, in the same batches, in float32 and in bfloat16 autocast; fewer
-images are drawn with it, and the time is scaled. All in one run, in turn, each the median of the repeats.
+`flow-mnist`, `sid-mnist` and `meanflow-mnist` draw --n labelled images as `mnistgen.sample` does by default. diffusers'
+UNet2DModel has 32, 48 and 64 channels, the last two levels with attention, and a class embedding, which makes it as
+many weights as `flow-mnist` has, as near as its widths allow; it is not trained, which its speed does not depend on. It
+takes as many steps of its DDIMScheduler as `flow` takes evaluations, in the same batches, in float32 and in bfloat16
+autocast; fewer images are drawn with it, and the time is scaled. All in one run, in turn, each the median of the
+repeats.
 """
 
 import argparse
@@ -26,10 +27,10 @@ from mnistgen import load, sample
 from mnistgen.data.torchvision_shim import import_torchvision
 from mnistgen.sampling import BATCH
 
-OURS = ("flow-mnist", "meanflow-mnist")
+OURS = ("flow-mnist", "sid-mnist", "meanflow-mnist")
 FEWER = 8  # times fewer images are drawn with diffusers
 CHANNELS = (32, 48, 64)
-EVALUATIONS = 9  # of as many steps of Adams and Bashforth's method
+EVALUATIONS = 8  # of as many steps of Adams and Bashforth's method
 
 
 def weights(network: torch.nn.Module) -> int:

@@ -105,7 +105,11 @@ def write(
         scores=dict(scores or {}),
         **about,
     )
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().clone().contiguous()
+        for name, tensor in network.state_dict().items()
+        if not is_training_only(network, name)
+    }
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: not written, because weight {name} is not finite.")
@@ -137,7 +141,8 @@ def load(
             ) from error
     try:
         model = model_class(model_class.Config.from_json(json.dumps(about.config)), about.num_classes)
-        model.load_state_dict(read_tensors(path))
+        own = {name: tensor for name, tensor in model.state_dict().items() if is_training_only(model, name)}
+        model.load_state_dict(own | read_tensors(path))
     except (ContractError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -145,6 +150,33 @@ def load(
             f"{reason[:300]}"
         ) from error
     return model.to(device).eval()
+
+
+def weights_for(model: GenerativeModel, source: str | Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint that `model` may begin from: of the same kind, with weights of the same shapes.
+
+    Raises `CheckpointError` where there is none, or it is damaged, or does not fit.
+    """
+    path = find(source)
+    about, entry = read_checkpoint(path), registry.entry_of(type(model))
+    if entry is None or about.model != entry.name:
+        mine = entry.name if entry else type(model).__name__
+        raise CheckpointError(f"{path}: is a checkpoint of {about.model or about.classifier!r}, and this is {mine!r}.")
+    weights = read_tensors(path)
+    own = {name: tensor.shape for name, tensor in model.state_dict().items() if not is_training_only(model, name)}
+    if {name: tensor.shape for name, tensor in weights.items()} != own:
+        config = asdict(model.config)
+        other = [f"{key} {value!r}" for key, value in about.config.items() if config.get(key) != value]
+        raise CheckpointError(
+            f"{path}: its weights have other shapes than this model's. It was trained on {about.num_classes} classes"
+            f"{', with ' * bool(other)}{', '.join(other)}; give those that shape the network."
+        )
+    return weights
+
+
+def is_training_only(network: Trainable, name: str) -> bool:
+    """Whether a weight is one of those that no checkpoint holds (`Trainable.training_only`)."""
+    return name.startswith(tuple(f"{part}." for part in network.training_only))
 
 
 def read_checkpoint(source: str | Path) -> Checkpoint:

@@ -141,6 +141,7 @@ class Trainable(nn.Module, ABC):
     """
 
     Config: ClassVar[type[BaseConfig]] = BaseConfig
+    training_only: ClassVar[tuple[str, ...]] = ()  # submodules that are in the state to resume from, not in checkpoints
 
     def __init__(self, config: BaseConfig, num_classes: int = 10) -> None:
         super().__init__()

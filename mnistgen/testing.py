@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mnistgen import checkpoint
+from mnistgen.checkpoint import is_training_only
 from mnistgen.data import Dataset, to_float
 from mnistgen.errors import ContractError, MnistgenError
 from mnistgen.model import (
@@ -580,6 +581,9 @@ def _resumes(subject: Subject) -> None:
             "A model read back from its checkpoint draws other images; keep what sample() needs in parameters, "
             "buffers or the config."
         )
+    # What a run resumes from has the rest, too.
+    rest = {name: tensor for name, tensor in subject.warm.state_dict().items() if is_training_only(again, name)}
+    again.load_state_dict(again.state_dict() | rest)
     theirs = _loss_values(again, x, y, subject.seed)
     if not _near(mine, theirs):
         raise ContractError(

@@ -148,6 +148,7 @@ def fit(
     patience: int | None = None,
     compile: bool = False,  # noqa: A002  the name of torch's own function and of the flag
     parts: Sequence[Part] | None = None,
+    init: Mapping[str, Tensor] | None = None,
     state: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Step, None, None]:
@@ -157,8 +158,9 @@ def fit(
     schedule has brought the learning rate to zero. `precision` is fp32, bf16 (autocast) or auto (bf16 where the
     device computes in it). Every `validate_every` steps (default: an epoch) and at the end, the averaged model's
     validation loss is taken on `validation`; `patience` such losses without a new best end the run. With `parts`, which
-    divide the images and the batch alike, every batch has its share of each part, whatever their sizes. `state` (a
-    `Run.state_dict()`) continues that run exactly. `stop` is asked after each step; a yes ends the run early.
+    divide the images and the batch alike, every batch has its share of each part, whatever their sizes. `init` are
+    weights to begin with, over those that `Trainable.prepare` leaves. `state` (a `Run.state_dict()`) continues that
+    run exactly. `stop` is asked after each step; a yes ends the run early.
 
     Under `torch.distributed` each process takes its share of every batch, so the curve is that of one process.
 
@@ -191,6 +193,8 @@ def fit(
     model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if state is None:
         model.prepare(data.images)
+        if init is not None:
+            model.load_state_dict({**model.state_dict(), **init})
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     identity = _identity(model, data, validation, total, budget, seed, precision, where)
     identity["parts"] = [list(part) for part in parts] if parts else None

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command import environment, mnistgen, same_weights, two_processes
 from PIL import Image
+from safetensors.torch import load_file
 from tiny import blobs
 
 from mnistgen import Dataset, read_checkpoint
@@ -180,6 +182,21 @@ def test_an_existing_checkpoint_is_not_lost(folder: Path, whole: Path) -> None:
     mnistgen(folder, *TRAIN[:4], "--steps", "2", "--out", "again", "--samples", "again")
     mnistgen(folder, *TRAIN[:4], "--steps", "3", "--out", "again", "--samples", "again", "--overwrite")
     assert read_checkpoint(folder / "again").steps == 3
+
+
+def test_a_run_may_begin_from_a_checkpoint(folder: Path, whole: Path) -> None:
+    flags = ("--samples", "further", "--out", "further", "--overwrite", "--init", "whole")
+    mnistgen(folder, *TRAIN[:4], "--steps", "1", "--lr", "1e-12", "--ema-decay", "0", *flags)
+    begun, given = (load_file(run / "model.safetensors") for run in (folder / "further", whole))
+    given["seen"] += 16  # images, which the model counts
+    assert all(torch.allclose(begun[name], given[name], atol=1e-6) for name in given)
+    assert read_checkpoint(folder / "further").steps == 1
+    assert "trained on 4 classes, with latent_dim 3" in mnistgen(
+        folder, *TRAIN[:4], "--latent-dim", "5", *flags, code=1
+    )
+    assert "is a checkpoint of 'tiny', and this is 'vae'" in mnistgen(
+        folder, "train", "vae", *TRAIN[2:4], *flags, code=1
+    )
 
 
 def test_a_damaged_state_is_one_clear_sentence(folder: Path, whole: Path) -> None:

@@ -207,7 +207,7 @@ def test_labels_are_dropped_in_training_only() -> None:
 
 def test_the_loss_of_a_flow_whose_network_is_the_answer() -> None:
     """The velocity's error is zero where the network knows x and eps, and the variance of both where it is zero."""
-    model = Flow(FlowConfig(learnt_guidance=1.0, **SMALL)).train()
+    model = Flow(FlowConfig(learnt_guidance=1.0, middle_guidance=1.0, **SMALL)).train()
     images, y = strokes(64)
     model.prepare(images)
     x = images.float() / 127.5 - 1
@@ -264,7 +264,7 @@ def test_what_a_flow_learns_with_guidance_is_guided() -> None:
     w, share = 1.6, 0.25
     velocities = {"class": torch.tensor(2.0), "none": torch.tensor(0.5)}  # f0
     learnt = torch.tensor([0.0, 0.0], requires_grad=True)  # f(y), f(no class)
-    model = made(Flow, FlowConfig(learnt_guidance=w, guided_share=share, **SMALL)).train()
+    model = made(Flow, FlowConfig(learnt_guidance=w, middle_guidance=w, guided_share=share, **SMALL)).train()
     y = torch.eye(10)[:8] * (torch.arange(8) % 4 > 0)[:, None]
 
     def predict(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from tiny import strokes
+from tiny import Tiny, strokes
 
-from mnistgen import Dataset, LeakageError, UsageError, load_data
+from mnistgen import Dataset, LeakageError, UsageError, load_data, model_class
 from mnistgen.data import data_folder
 from mnistgen.experiments import ARMS, DEFAULT_ARMS, Design
 from mnistgen.experiments.arms import arms_called
 from mnistgen.experiments.cells import shifts
-from mnistgen.experiments.recipe import BATCH, classifier_steps, generator_steps
+from mnistgen.experiments.recipe import BATCH, classifier_steps, generator_config, generator_steps, sampling_knobs
 from mnistgen.experiments.results import Known, Outcome, Row, comparisons, verdict
 from mnistgen.experiments.statistics import Interval, holm, paired, pairs_needed, power, t_interval
 from mnistgen.experiments.subsets import (
@@ -316,3 +316,11 @@ def test_lengths_are_fixed_by_the_size_alone() -> None:
 def test_designs_that_make_no_sense(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Design(**{"models": ("vae",), **wrong})  # type: ignore[arg-type]
+
+
+def test_a_later_default_of_the_flow_moves_no_study() -> None:
+    flow = model_class("flow")
+    assert generator_config("flow", flow) == flow.Config(middle_guidance=1.0)
+    assert sampling_knobs("flow", flow) == {"steps": 9}
+    assert generator_config("flow", Tiny) == Tiny.Config()  # another model of that name, without such fields
+    assert sampling_knobs("flow", Tiny) == {}

@@ -1,7 +1,7 @@
 """`mnistgen train MODEL`."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mnistgen import registry
-from mnistgen.checkpoint import HOME, WEIGHTS, load, save
+from mnistgen.checkpoint import HOME, WEIGHTS, load, save, weights_for
 from mnistgen.cli.training import LOG, Files, Meter, TrainOptions, remove, train
 from mnistgen.console import duration, out, show
 from mnistgen.data import Dataset, to_float
@@ -35,6 +35,7 @@ mnistgen train {name} --budget 5m --seed 1         train for five minutes
 mnistgen train {name} --resume                     continue after Ctrl-C or a crash
 mnistgen train {name} --data fashion               another dataset
 mnistgen train {name} --data digits.npz --steps 2000 --out runs/mine
+mnistgen train {name} --init {name}-mnist --data mine.npz     begin from a checkpoint's weights
 torchrun --nproc-per-node 2 -m mnistgen train {name}   two processes, the same global batch
 """
 
@@ -53,6 +54,8 @@ def run(arguments: list[str], prog: str) -> int:
 class GeneratorOptions(TrainOptions):
     """The flags of `train` that every generative model has."""
 
+    init: str = ""
+    """Checkpoint of the same model whose weights to begin from: to train further, or on other images."""
     watch_every: int | None = None
     """Steps between looks at 1,000 samples by the audit evaluator; 0: never. Default: an epoch for a model without a
     validation loss (a GAN), never for others."""
@@ -74,6 +77,12 @@ class _GeneratorFiles(Files):
         super().__init__(name, folder, options, config, train)
         self._watch: Watch | None = None
         self._watch_every: int | None = None  # once it is known
+
+    @classmethod
+    def init(cls, model: Trainable, options: TrainOptions) -> Mapping[str, Tensor] | None:
+        assert isinstance(options, GeneratorOptions)
+        assert isinstance(model, GenerativeModel)
+        return weights_for(model, options.init) if options.init else None
 
     def start(self, state: dict[str, Any] | None) -> None:
         """Beside what every run does, forget the frames that the run to continue has not come to yet."""

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import tyro
+from torch import Tensor
 
 from mnistgen.checkpoint import WEIGHTS, load_state, save_state
 from mnistgen.cli.arguments import Common, parse
@@ -101,6 +102,7 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
     held_out = min(5000, len(data) // 10) if options.validation is None else options.validation
     training, validation = train_validation_split(data, held_out, options.seed) if held_out else (data, None)
     model = _build(cls, config, data.num_classes, options.seed)
+    init = kind.init(model, options) if state is None else None
 
     files = kind(name, folder, options, config, training) if rank == 0 else None
     if files is not None:
@@ -122,6 +124,7 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
             validate_every=options.validate_every,
             patience=options.patience,
             compile=options.compile,
+            init=init,
             state=state,
             stop=lambda: bool(interrupted),
         ):
@@ -278,6 +281,11 @@ class Files(ABC):
     def __init__(self, name: str, folder: Path, options: TrainOptions, config: BaseConfig, train: Dataset) -> None:
         self.name, self.folder, self.options, self.config, self.train = name, folder, options, config, train
         self.pictures = options.samples or Path("samples") / f"{self.prefix}{name}-{train.name}"
+
+    @classmethod
+    def init(cls, model: Trainable, options: TrainOptions) -> Mapping[str, Tensor] | None:  # noqa: ARG003
+        """The weights to begin with, if they are not to be the model's own."""
+        return None
 
     def start(self, state: dict[str, Any] | None) -> None:
         """Make the folder, or say now why it cannot be written, and take up or clear what is in it."""

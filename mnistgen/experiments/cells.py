@@ -28,6 +28,7 @@ from mnistgen.evaluator import (
     save_classifier,
 )
 from mnistgen.experiments.lab import Lab, Say, Work
+from mnistgen.experiments.recipe import sampling_knobs
 from mnistgen.experiments.records import Record, Records
 from mnistgen.experiments.subsets import check_exactly, check_trained_on, check_within, content, fingerprints
 from mnistgen.files import atomic_file
@@ -255,7 +256,7 @@ class Draw(Cell):
         )
         judge = self.labeller.model(bench) if self.labeller else None
         drawn, part = 0, f"draw {self.generator.model}"
-        batches = sample_batches(model, labels, seed=self.seed)
+        batches = sample_batches(model, labels, seed=self.seed, **sampling_knobs(self.generator.model, cls))
         while min(map(len, kept)) < each and drawn < len(labels):
             with bench.work.part(part, min(BATCH, len(labels) - drawn)):
                 images = next(batches)

@@ -8,7 +8,7 @@ import torch
 from mnistgen.evaluator import build_classifier, evaluate
 from mnistgen.experiments.cells import Cell, build, compared
 from mnistgen.experiments.lab import Lab
-from mnistgen.experiments.recipe import CLASSIFIER
+from mnistgen.experiments.recipe import CLASSIFIER, generator_config
 from mnistgen.metrics import nearest, pixels
 from mnistgen.model import Trainable
 from mnistgen.sampling import sample
@@ -54,7 +54,8 @@ class Costs:
         lab = self._lab
         if name in CLASSIFIER:
             return self._step(build_classifier(name, lab.train.num_classes, **CLASSIFIER[name]))
-        return self._step(build(lab.models[name], lab.models[name].Config().to_json(), lab.train.num_classes, seed=0))
+        cls = lab.models[name]
+        return self._step(build(cls, generator_config(name, cls).to_json(), lab.train.num_classes, seed=0))
 
     def _learn(self, name: str) -> float:
         return self._step(build_classifier(name, self._lab.train.num_classes, **CAS_RECIPE))
@@ -77,7 +78,7 @@ class Costs:
     def _draw(self, name: str) -> float:
         lab = self._lab
         cls = lab.models[name]
-        model = build(cls, cls.Config().to_json(), lab.train.num_classes, seed=0).to(lab.device)
+        model = build(cls, generator_config(name, cls).to_json(), lab.train.num_classes, seed=0).to(lab.device)
         labels = torch.arange(IMAGES) % lab.train.num_classes
         return _timed(lambda: sample(model, labels)) / IMAGES
 

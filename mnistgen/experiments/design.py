@@ -33,7 +33,7 @@ class Design:
     pool: int = recipe.POOL
     generator_steps: int | None = None
     classifier_steps: int | None = None
-    configs: Mapping[str, BaseConfig] = field(default_factory=dict, hash=False)  # of models; else their defaults
+    configs: Mapping[str, BaseConfig] = field(default_factory=dict, hash=False)  # of models; else the recipe's
 
     def __post_init__(self) -> None:
         for name, values in (("model", self.models), ("size", self.per_class), ("ratio", self.ratio)):
@@ -189,7 +189,7 @@ class _Maker:
         )
 
     def _generator(self, arm: Arm, model: str) -> Train:
-        config = self.design.configs.get(model) or self.lab.models[model].Config()
+        config = self.design.configs.get(model) or recipe.generator_config(model, self.lab.models[model])
         if arm.other == "everything":
             steps = self.design.generator_steps or recipe.generator_steps(len(self.lab.train))
             seed = seed_of(self.lab.seed, "generator", model, "everything")

@@ -263,7 +263,7 @@ def loop(
             images = lab.subsets(repetition).take(size)
             subset = Subset(repetition, size, len(images), images.hash)
             for model, cls in chosen.items():
-                config = ((configs or {}).get(model) or cls.Config()).to_json()
+                config = ((configs or {}).get(model) or recipe.generator_config(model, cls)).to_json()
                 for knobs in guidances(cls, guidance):
                     previous = None
                     for number in range(generations + 1):

@@ -38,7 +38,7 @@ LEAST_NOISE = 0.025  # relative to the data, where grey levels take over from th
 class DiffusionConfig(BaseConfig):
     """Hyperparameters that all of them have."""
 
-    epochs: float = 36.0
+    epochs: float = 32.0
     """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
     batch_size: int = 64
     """Images in a step, over all processes together."""
@@ -58,7 +58,7 @@ class DiffusionConfig(BaseConfig):
     """Share of the images whose class the network is not told in training, so that it can be guided by the class."""
     learnt_guidance: float = 1.25
     """Guidance scale that is learnt in training, so that sampling needs no guidance; 1 learns the data as they are."""
-    middle_guidance: float = 1.0
+    middle_guidance: float = 1.9
     """The same where the class is decided, if it is more: the noise is 1.2 to 2.4 times as strong as the image."""
     guided_share: float = 0.25
     """Share of the images of a step that guidance is learnt from."""

@@ -31,8 +31,6 @@ class DDPMConfig(DiffusionConfig):
 
     epochs: float = 30.0
     """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
-    middle_guidance: float = 1.9
-    """The same where the class is decided, if it is more: the noise is 1.2 to 2.4 times as strong as the image."""
 
 
 class DDPM(Diffusion):

@@ -21,9 +21,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mnistgen import Loss, Noise
+from mnistgen import Loss, Noise, UsageError
 from mnistgen.solvers import SOLVERS, Denoiser, Straight, even, midpoint
-from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
+from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends, loaded
 
 Solver = Literal["euler", "midpoint", "heun", "adams", "rk4", "adaptive"]
 
@@ -71,7 +71,7 @@ class Flow(Diffusion):
         y: Tensor,
         *,
         noise: Noise,
-        steps: int = 9,
+        steps: int = 8,
         solver: Solver = "adams",
         guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
@@ -94,3 +94,17 @@ class Flow(Diffusion):
         if times[0] > times[-1]:
             times = times.clamp(max=1 - 1e-3)  # at the data, a denoiser has no velocity
         return midpoint(self.path.field(denoiser), state, times)
+
+
+def teacher(name: str, student: Diffusion) -> Flow:
+    """The flow of a checkpoint, to learn from, on the device of the student and with a network of the same shape."""
+    flow = loaded(name)
+    if not isinstance(flow, Flow) or flow.num_classes != student.num_classes:
+        raise UsageError(f"teacher is {name}, which is no Flow of {student.num_classes} classes.")
+    shapes = [(config.width, config.blocks) for config in (student.config, flow.config)]
+    if shapes[0] != shapes[1]:
+        raise UsageError(
+            f"teacher is {name}, of width {shapes[1][0]} and {shapes[1][1]} blocks; this model has width "
+            f"{shapes[0][0]} and {shapes[0][1]} blocks. Give it those of the teacher."
+        )
+    return flow.to(student.pixels.values.device)

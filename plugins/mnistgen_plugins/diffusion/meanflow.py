@@ -33,8 +33,8 @@ from torch.func import functional_call, jvp
 from mnistgen import Loss, Noise, UsageError
 from mnistgen.nn import UNet
 from mnistgen.solvers import Denoiser, Straight, even, last, midpoint
-from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, loaded
-from mnistgen_plugins.diffusion.flow import Flow
+from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
+from mnistgen_plugins.diffusion.flow import Flow, teacher
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,9 @@ class MeanFlow(Diffusion):
         """Learn the space of pixels from the training images, or take it and the weights from the teacher."""
         super().prepare(images)
         if self.config.teacher:
-            teacher = self.teacher()
-            shapes = [(config.width, config.blocks) for config in (self.config, teacher.config)]
-            if shapes[0] != shapes[1]:
-                raise UsageError(
-                    f"teacher is {self.config.teacher}, of width {shapes[1][0]} and {shapes[1][1]} blocks; this model "
-                    f"has width {shapes[0][0]} and {shapes[0][1]} blocks. Give it those of the teacher."
-                )
-            self.pixels.load_state_dict(teacher.pixels.state_dict())
-            start = dict(teacher.network.state_dict())
+            flow = self.teacher()
+            self.pixels.load_state_dict(flow.pixels.state_dict())
+            start = dict(flow.network.state_dict())
             first = torch.zeros_like(self.network.embed.first.weight)
             # Cosines of t, cosines of t - r, sines of t, sines of t - r: what is new begins at zero.
             of_t = first.unflatten(1, (2, 2, -1))[:, :, 0]
@@ -97,11 +91,8 @@ class MeanFlow(Diffusion):
             self.network.load_state_dict(start)
 
     def teacher(self) -> Flow:
-        """The flow that is learnt from, on the device of the model."""
-        model = loaded(self.config.teacher)
-        if not isinstance(model, Flow) or model.num_classes != self.num_classes:
-            raise UsageError(f"teacher is {self.config.teacher}, which is no Flow of {self.num_classes} classes.")
-        return model.to(self.pixels.values.device)
+        """The flow that is learnt from."""
+        return teacher(self.config.teacher, self)
 
     def velocity(self, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """The teacher's v(z_t, t, y), at the paper's times."""
@@ -117,7 +108,7 @@ class MeanFlow(Diffusion):
             with torch.no_grad():
                 v = self.velocity(z, t, y)
         else:
-            v = v + self.pull(self.instant_velocity, z, t, y)
+            v = v + self.pull(lambda z, t, y: self.instant_velocity(z, 1 - t, y), z, 1 - t, y)  # of our times
         target = self.followed(z, v, r, t, y) if self.config.part else self.target(z, v, r, t, y)
         error = (self.average_velocity(z, r, t, y) - target).square().flatten(1).mean(1)
         weight = 1 / (error.detach() + self.config.damping)
