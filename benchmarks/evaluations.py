@@ -96,16 +96,22 @@ def kept(folder: Path) -> Iterator[Path]:
     yield folder / "model.safetensors"
 
 
-def draw(curves: dict[str, list[tuple[float, float]]], path: Path, axis: str) -> None:
+def draw(curves: dict[str, list[tuple[float, float]]], path: Path, axis: str, *, doubling: bool) -> None:
+    """One line a curve, on axes that double from tick to tick or are even."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=colormaps["tab20" if len(curves) > 10 else "tab10"].colors)  # type: ignore[attr-defined]
     for title, points in curves.items():
         axes.plot(*zip(*sorted(points), strict=True), marker=".", label=title)
     axes.axhline(1, color="0.6", lw=1)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
+    if doubling:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+    else:
+        axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(axis)
@@ -152,7 +158,7 @@ def main() -> None:
         for title, points in curves.items()
     ]
     print(markdown(["", *map(str, options.evaluations)], rows))
-    draw(curves, options.out / "evaluations.png", "network evaluations")
+    draw(curves, options.out / "evaluations.png", "network evaluations", doubling=True)
     minutes = {
         read_checkpoint(folder).model: [
             (read_checkpoint(path).seconds / 60, floors(str(path))) for path in kept(folder)
@@ -162,7 +168,7 @@ def main() -> None:
     if minutes:
         for title, points in minutes.items():
             print(title, ", ".join(f"{x:.1f} min {y:.2f}" for x, y in points))
-        draw(minutes, options.out / "minutes.png", "minutes of training")
+        draw(minutes, options.out / "minutes.png", "minutes of training", doubling=False)
     print(f"{options.n:,} samples, seed {options.seed}, held-out training images of mnist; {machine()}")
 
 

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from mnistgen import fit, load_data, sample, train_validation_split
 from mnistgen.evaluator import extract, load_evaluator
 from mnistgen.metrics import fid, manifold_scores
-from mnistgen.nn.unet import Attention, Block, Embedding, group_norm
+from mnistgen.nn.unet import Attention, Block, Embedding, UNet, group_norm
 from mnistgen.training import autocast_dtype
 
 HELD_OUT = 5000
@@ -55,6 +55,8 @@ class DataFlow(Flow):
 
 class UNet28(nn.Module):
     """The U-Net at full resolution, with one level more."""
+
+    hidden = UNet.hidden
 
     def __init__(self, num_classes: int, widths: tuple[int, int, int]) -> None:
         super().__init__()
@@ -86,6 +88,8 @@ class UNet28(nn.Module):
 
 class Transformer(nn.Module):
     """Blocks of attention and MLP over patches of 4x4, modulated by time and class, each beginning as the identity."""
+
+    hidden = UNet.hidden
 
     def __init__(self, num_classes: int, width: int, depth: int, heads: int = 6) -> None:
         super().__init__()
@@ -166,6 +170,12 @@ def milliseconds(model: Flow) -> float:
     return 1000 * min(times) / BATCH
 
 
+def levels(images: Tensor) -> dict[str, float]:
+    """Shares of the pixels that are 0, 1 to 9, and 255."""
+    shares = {"black": images == 0, "almost": (images > 0) & (images < 10), "white": images == 255}
+    return {name: float(share.float().mean()) for name, share in shares.items()}
+
+
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train one and judge it."""
     torch.manual_seed(options.seed)
@@ -187,9 +197,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "floors": fid(features["penultimate"].double(), real) / floor,
         "labels": float((features["logits"].argmax(1) == labels).float().mean()),
         "coverage": manifold_scores(features["penultimate"].double(), real).coverage,
-        "black": float((images == 0).float().mean()),
-        "almost": float(((images > 0) & (images < 10)).float().mean()),
-        "white": float((images == 255).float().mean()),
+        **levels(images),
         "threads": torch.get_num_threads(),
     }
 
@@ -220,7 +228,12 @@ def main() -> None:
     threads = max(1, torch.get_num_threads() // options.jobs)
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda name: run(name, options, threads), options.contestants))
-    rows = []
+
+    def shown(found: dict[str, Any]) -> list[str]:
+        return [f"{found['black']:.1%}", f"{found['almost']:.2%}", f"{found['white']:.2%}"]
+
+    held_out = train_validation_split(load_data("mnist"), HELD_OUT, options.seed)[1]
+    rows = [["held-out images", *[""] * 7, *shown(levels(held_out.images))]]
     for name in options.contestants:
         found = read(options.out / f"{name}.json")
         rows.append(
@@ -233,9 +246,7 @@ def main() -> None:
                 f"{found['floors']:.2f}",
                 f"{found['labels']:.2%}",
                 f"{found['coverage']:.3f}",
-                f"{found['black']:.1%}",
-                f"{found['almost']:.2%}",
-                f"{found['white']:.2%}",
+                *shown(found),
             ]
         )
     head = ["", "weights", "MMAC", "images/s", "ms", "FID / floor", "labels", "coverage", "black", "1 to 9", "white"]

@@ -3,7 +3,7 @@
     pip install pythae==0.1.2
     python benchmarks/peers.py --budget 4m
     pip install torchcfm==1.0.7 diffusers==0.42.1
-    python benchmarks/peers.py --budget 10m --n 2000 --contestants flow torchcfm diffusers
+    python benchmarks/peers.py --budget 4m --n 1000 --contestants flow torchcfm diffusers
     python benchmarks/peers.py --budget 10s --n 1000 --contestants vae pythae-vae-mlp       to see that it works
 
 vae, vqvae      `mnistgen train NAME --budget`, defaults otherwise. They are told a class; classes are drawn in the test

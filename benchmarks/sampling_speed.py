@@ -23,7 +23,8 @@ import torch
 from families import cores, machine, markdown
 from torch import Tensor
 
-from mnistgen import load, sample
+from mnistgen import GenerativeModel, load, sample
+from mnistgen.checkpoint import is_training_only
 from mnistgen.data.torchvision_shim import import_torchvision
 from mnistgen.sampling import BATCH
 
@@ -34,7 +35,12 @@ EVALUATIONS = 8  # of as many steps of Adams and Bashforth's method
 
 
 def weights(network: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+    """Of one that draws: not those that only its training needs."""
+    return sum(
+        parameter.numel()
+        for name, parameter in network.named_parameters()
+        if not (isinstance(network, GenerativeModel) and is_training_only(network, name))
+    )
 
 
 def theirs(bfloat16: bool) -> tuple[int, Callable[[int], Tensor]]:

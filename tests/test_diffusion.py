@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mnistgen import Noise, UsageError, sample, sample_path, save
 from mnistgen.nn import PIXEL_STD, PixelSpace
+from mnistgen.solvers import SOLVERS
 
 LEVELS = torch.arange(256) / 127.5 - 1
 SMALL = {"width": 16, "blocks": 1}
@@ -192,6 +193,14 @@ def test_one_frame_a_step(cls: type[Diffusion], config: DiffusionConfig) -> None
     for steps in (0, -1):
         with pytest.raises(UsageError, match=f"steps is {steps}; it must be"):
             sample(model, [1], steps=steps)
+
+
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "heun"])
+def test_every_solver_goes_the_way_of_a_flow_to_its_end(solver: str) -> None:
+    """Those too that ask for the velocity at the data, where a denoiser has none."""
+    model = made(Flow, FlowConfig(pixels="plain", **SMALL))
+    images = sample(model, range(6), seed=0, solver=solver, steps=64).float()
+    assert float((images - sample(model, range(6), seed=0, solver="heun", steps=64).float()).abs().mean()) < 1
 
 
 def test_labels_are_dropped_in_training_only() -> None:

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise, UsageError
-from mnistgen.solvers import SOLVERS, Denoiser, Straight, even, midpoint
+from mnistgen.solvers import SOLVERS, Denoiser, Field, Straight, even, midpoint
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends, loaded
 
+LAST = 1 - 1e-3  # the last time at which a denoiser has a velocity
 Solver = Literal["euler", "midpoint", "heun", "adams", "rk4", "adaptive"]
 
 
@@ -83,17 +84,22 @@ class Flow(Diffusion):
         `guidance_scale` by the class, 1 for none, from and to some times; or away from the checkpoint `weak`.
         """
         denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
-        return self.images(SOLVERS[solver](self.path.field(denoiser), self.draw(noise), self.times(steps)))
+        return self.images(SOLVERS[solver](self.field(denoiser), self.draw(noise), self.times(steps)))
 
     sample = ends(sample_path)
 
     def times(self, steps: int, start: float = 0.0) -> Tensor:
         return start + (1 - start) * even(self.path, steps)
 
+    def field(self, denoiser: Denoiser) -> Field:
+        """The velocity of a denoiser; at the data, where a denoiser has none, that of a little before."""
+        field = self.path.field(denoiser)
+        return lambda x_t, t: field(x_t, t.clamp(max=LAST))
+
     def follow(self, denoiser: Denoiser, state: Tensor, times: Tensor) -> Iterator[Tensor]:
         if times[0] > times[-1]:
-            times = times.clamp(max=1 - 1e-3)  # at the data, a denoiser has no velocity
-        return midpoint(self.path.field(denoiser), state, times)
+            times = times.clamp(max=LAST)
+        return midpoint(self.field(denoiser), state, times)
 
 
 def teacher(name: str, student: Diffusion) -> Flow:
