@@ -69,6 +69,16 @@ def test_a_paired_test_by_hand() -> None:
         t_interval([])
 
 
+def test_an_interval_is_cut_to_where_its_mean_can_lie() -> None:
+    whole, cut = t_interval([0.17, 0.94, 0.93]), t_interval([0.17, 0.94, 0.93], within=(0.0, 1.0))
+    assert whole.low is not None
+    assert whole.high is not None
+    assert whole.low < 0
+    assert whole.high > 1
+    assert cut == Interval(whole.mean, 0.0, 1.0, 3)
+    assert t_interval([0.9, 0.91, 0.92], within=(0.0, 1.0)) == t_interval([0.9, 0.91, 0.92])
+
+
 def test_holm_by_hand() -> None:
     # 4 x 0.005, 3 x 0.01, 2 x 0.03, and 1 x 0.04, which may not be less than the one before.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

@@ -9,6 +9,7 @@ guidance and one without.
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ from mnistgen.training import resolve_device
 
 NUMBERS = {"fid": f"fid.{PENULTIMATE}", "coverage": f"coverage.{PENULTIMATE}"}  # by the names of a score
 TITLES = {"fid": "FID", "coverage": "coverage", "cas": "CAS"}
+RANGES = {"fid": (0.0, math.inf), "coverage": (0.0, 1.0), "cas": (0.0, 1.0)}
 REAL = "real images"
 
 
@@ -346,7 +348,8 @@ def _lines(cells: Sequence[Generation], records: Records) -> list[Line]:
             if (value := record.result.get(name)) is not None:
                 numbers.setdefault(name, []).append(float(value))
     return [
-        Line(*key, {name: t_interval(values) for name, values in numbers.items()}) for key, numbers in found.items()
+        Line(*key, {name: t_interval(values, within=RANGES[name]) for name, values in numbers.items()})
+        for key, numbers in found.items()
     ]
 
 

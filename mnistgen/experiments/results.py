@@ -120,7 +120,7 @@ def _outcome(row: Row, done: dict[int, tuple[Classify, Record]], records: Record
     return Outcome(
         row=row,
         accuracies=accuracies,
-        accuracy=t_interval(list(accuracies.values())),
+        accuracy=t_interval(list(accuracies.values()), within=(0.0, 1.0)),
         seconds=sum(_seconds(cell, records) for cell in cells) / len(cells),
         real_share=mean("real_share"),
         steps=cells[0].steps,
@@ -197,7 +197,7 @@ def known(cells: Iterable[Cell], records: Records, found: Sequence[Outcome], dat
         value = (recipe.NEAREST_SHIFTED if shifted else recipe.NEAREST).get(size)
         if value is not None:
             what = "1 nearest neighbour" + (", nine shifts" if shifted else "")
-            rows.append(Known(what, str(size), t_interval(accuracies), value, least=False))
+            rows.append(Known(what, str(size), t_interval(accuracies, within=(0.0, 1.0)), value, least=False))
     return rows
 
 
