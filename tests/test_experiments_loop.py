@@ -146,7 +146,9 @@ def test_a_loop_that_breaks_off_goes_on(tmp_path: Path, scorer: Scorer, monkeypa
 
 
 def test_what_it_leaves_behind(tmp_path: Path, scorer: Scorer) -> None:
-    small(tmp_path, scorer, generations=1)
+    found = small(tmp_path, scorer, generations=1)
+    pictures = {f"images-{cell.chain}-{cell.subset.per_class or 'all'}.png" for cell in found.cells}
+    assert pictures
     assert {path.name for path in tmp_path.iterdir()} == {
         "cells",
         "made",
@@ -154,11 +156,16 @@ def test_what_it_leaves_behind(tmp_path: Path, scorer: Scorer) -> None:
         "loop.csv",
         "loop.md",
         "loop.png",
+        *pictures,
     }
     numbers = json.loads((tmp_path / "loop.json").read_text())
     assert numbers["mode"] == "replace"
     assert [row["generation"] for row in csv.DictReader((tmp_path / "loop.csv").open())] == ["0", "1"]
-    assert "| real images |" in (tmp_path / "loop.md").read_text()
+    text = (tmp_path / "loop.md").read_text()
+    assert "| real images |" in text
+    assert f"FID and coverage: {numbers['protocol']}\n" in text
+    assert numbers["protocol"].startswith("evaluators A ")
+    assert all(f"]({name})" in text for name in ("loop.png", *pictures))
 
 
 def test_loops_that_make_no_sense(tmp_path: Path, scorer: Scorer) -> None:

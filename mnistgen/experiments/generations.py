@@ -72,8 +72,12 @@ class Generation(Cell):
 
     @property
     def name(self) -> str:
-        guided = "".join(f"-{knob}-{value:g}" for knob, value in self.guidance)
-        return f"{self.subset.name}-{self.model}-{self.mode}{guided}-generation-{self.number}"
+        return f"{self.subset.name}-{self.chain}-generation-{self.number}"
+
+    @property
+    def chain(self) -> str:
+        """What its loop is called, whatever the subset."""
+        return f"{self.model}-{self.mode}" + "".join(f"-{knob}-{value:g}" for knob, value in self.guidance)
 
     def needs(self) -> tuple[Cell, ...]:
         return (self.previous,) if self.previous else ()
@@ -202,6 +206,8 @@ class Loop:
     failures: list[Failure]
     missing: int
     steps: dict[str, int]  # of a generation, by size
+    cells: list[Generation]  # those that are done
+    protocol: str  # of their scores; empty before the first one
 
     @property
     def folder(self) -> Path:
@@ -297,6 +303,7 @@ def loop(
         display = Display("loop", quiet=quiet or us.rank != 0)
         runner = Runner(lab, records, us, costs, display=display, budget=budget)
         failures = runner.run((real, *lasts), everything)
+    done = [cell for cell in cells if records.get(cell) is not None]
     found = Loop(
         mode=mode,
         generations=generations,
@@ -311,6 +318,8 @@ def loop(
         failures=failures,
         missing=sum(records.get(cell) is None for cell in everything),
         steps={str(cell.subset.per_class or "all"): cell.steps for cell in cells},
+        cells=done,
+        protocol=next((str(record.result["protocol"]) for cell in done if (record := records.get(cell))), ""),
     )
     if us.rank == 0 and not only_plan:
         from mnistgen.experiments.generations_report import write_loop  # imports Matplotlib

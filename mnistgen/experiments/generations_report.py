@@ -2,9 +2,13 @@
 
 import json
 import shlex
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from mnistgen.experiments.figures import draw_loop
+from mnistgen.data import Dataset
+from mnistgen.experiments.cells import read_images
+from mnistgen.experiments.figures import draw_images, draw_loop
 from mnistgen.experiments.generations import REAL, TITLES, Line, Loop
 from mnistgen.experiments.report import table_csv, write_text
 from mnistgen.experiments.statistics import Interval
@@ -18,7 +22,7 @@ MODES = {
 
 
 def write_loop(found: Loop) -> None:
-    """Write loop.json, loop.csv, loop.md and loop.png of what is done so far."""
+    """Write loop.json, loop.csv, loop.md, loop.png and pictures of each loop, of what is done so far."""
     folder = found.folder
     rows = [_numbers(line) for line in found.lines]
     content = {
@@ -26,6 +30,7 @@ def write_loop(found: Loop) -> None:
         "mode": found.mode,
         "data": found.lab.frame,
         "steps": found.steps,
+        "protocol": found.protocol,
         "real_images": found.real,
         "generations": rows,
         "failures": [failure._asdict() for failure in found.failures],
@@ -33,10 +38,13 @@ def write_loop(found: Loop) -> None:
     }
     write_text(folder / "loop.json", json.dumps(content, indent=1) + "\n")
     write_text(folder / "loop.csv", table_csv(rows))
-    write_text(folder / "loop.md", markdown(found))
+    about = {"Software": "mnistgen", "Source": command(found), "Hash": found.lab.train.hash}
     if found.lines:
-        about = {"Software": "mnistgen", "Source": command(found), "Hash": found.lab.train.hash}
         draw_loop(_curves(found), folder / "loop.png", about)
+    pictures = _pictures(found)
+    for name, blocks in pictures.items():
+        draw_images(blocks, folder / name, about)
+    write_text(folder / "loop.md", markdown(found, ["loop.png", *pictures] if found.lines else []))
 
 
 def command(found: Loop) -> str:
@@ -53,8 +61,8 @@ def command(found: Loop) -> str:
     return shlex.join([*words, "--seed", str(frame["seed"])])
 
 
-def markdown(found: Loop) -> str:
-    """The report as text."""
+def markdown(found: Loop, figures: Sequence[str] = ()) -> str:
+    """The report as text, with figures by their names."""
     steps = ", ".join(f"{count} steps at {size} a class" for size, count in found.steps.items())
     lines = [
         f"# Trained on its own output: {found.mode}",
@@ -74,7 +82,23 @@ def markdown(found: Loop) -> str:
     if found.missing or found.failures:
         lines += [f"{found.missing} generations are missing.", ""]
         lines += [*(f"- failed: {failure.name}: {failure.why}" for failure in found.failures), ""]
-    return "\n".join([*lines, "![loop](loop.png)"]) + "\n"
+    if found.protocol:
+        lines += [f"FID and coverage: {found.protocol}", ""]
+    return "\n".join([*lines, *(f"![{Path(name).stem}]({name})" for name in figures)]) + "\n"
+
+
+def _pictures(found: Loop) -> dict[str, dict[str, Dataset]]:
+    """What the generations of the first repetition drew, beside real images: a file a loop."""
+    pictures: dict[str, dict[str, Dataset]] = {}
+    for cell in found.cells:
+        subset = cell.subset
+        if subset.repetition == 0:
+            size = subset.per_class or "all"
+            real = {f"real, {size} a class": found.lab.subsets(0).take(subset.per_class)}
+            blocks = pictures.setdefault(f"images-{cell.chain}-{size}.png", real)
+            made = read_images(found.records.made(cell), found.lab.train.num_classes, cell.model)
+            blocks[f"generation {cell.number}"] = made
+    return pictures
 
 
 def _shown(interval: Interval | None, form: str) -> str:
