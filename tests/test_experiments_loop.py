@@ -14,7 +14,9 @@ from torch import Tensor
 from mnistgen import Dataset, Noise, UsageError
 from mnistgen.evaluator import build_classifier
 from mnistgen.experiments import Loop, loop
-from mnistgen.experiments.generations import guidances
+from mnistgen.experiments.cells import Cell
+from mnistgen.experiments.costs import Costs
+from mnistgen.experiments.generations import Generation, guidances
 from mnistgen.experiments.lab import Lab
 from mnistgen.experiments.subsets import fingerprints
 from mnistgen.scoring import Panel, Scorer
@@ -143,6 +145,19 @@ def test_a_loop_that_breaks_off_goes_on(tmp_path: Path, scorer: Scorer, monkeypa
     assert again.lines == whole.lines
     for name in ("loop.csv", "loop.md"):
         assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_loop_goes_as_far_as_its_budget(tmp_path: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(_: Costs, cell: Cell) -> float:
+        return 1e6 if isinstance(cell, Generation) and cell.number >= 2 else 0.0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Costs, "seconds", seconds)
+        found = small(tmp_path, scorer, budget=600.0)
+    assert [cell.number for cell in found.cells] == [0, 1]
+    assert not found.failures
+    assert found.missing == GENERATIONS - 1
+    assert not small(tmp_path, scorer, budget=600.0).missing
 
 
 def test_what_it_leaves_behind(tmp_path: Path, scorer: Scorer) -> None:

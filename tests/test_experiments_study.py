@@ -477,6 +477,26 @@ def test_a_budget_is_kept(tmp_path: Path) -> None:
     assert not small(tmp_path, budget=600.0).missing
 
 
+def test_what_fits_into_a_budget_is_done_though_earlier_cells_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def long(cell: Cell) -> bool:
+        return isinstance(cell, Train) and cell.regime == "everything"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Costs, "seconds", lambda _, cell: 1e6 * long(cell))
+        study = small(tmp_path, budget=600.0)
+    assert long(study.plan.everything[0])
+    left = [cell for cell in study.plan.everything if study.records.get(cell) is None]
+    assert sum(map(long, left)) == 1  # one for the whole study
+    assert all(long(cell) or any(map(long, _all_needs(cell))) for cell in left)
+    assert not small(tmp_path, budget=600.0).missing
+
+
+def _all_needs(cell: Cell) -> list[Cell]:
+    return [found for need in cell.needs() for found in (need, *_all_needs(need))]
+
+
 def test_a_plan_does_nothing(tmp_path: Path) -> None:
     said: list[str] = []
     study = small(tmp_path / "plan", only_plan=True, say=said.append)

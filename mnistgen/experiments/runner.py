@@ -61,9 +61,7 @@ class Runner:
 
     def _run(self, cells: Sequence[Cell]) -> None:
         for cell in self._mine_to_do(cells):
-            if self._over(cell):
-                break
-            self._ensure(cell)
+            self._go_on_with(cell)
         self.crew.count("finished")
         while self.crew.asked("finished") < self.crew.size:
             self._show("waiting for the other processes")
@@ -95,11 +93,21 @@ class Runner:
                     return True
         return False
 
+    def _go_on_with(self, cell: Cell) -> None:
+        """Do the cell and what it needs, one after another, as far as the budget goes.
+
+        What does not fit is left to the next run, and shorter cells still get their turn.
+        """
+        for part in (*_needs(cell), cell):
+            if self._over(part):
+                return
+            self._ensure(part)
+
     def _over(self, cell: Cell) -> bool:
-        if self._budget is None:
+        """Whether the cell is still to be done and would not end within the budget."""
+        if self._budget is None or self.records.get(cell) is not None:
             return False
-        to_do = [c for c in dict.fromkeys((*_needs(cell), cell)) if self.records.get(c) is None]
-        return bool(to_do) and time.monotonic() - self._start + self.costs.total(to_do) > self._budget
+        return time.monotonic() - self._start + self.costs.seconds(cell) > self._budget
 
     def _ensure(self, cell: Cell) -> bool:
         """Whether the cell is done when this returns."""
