@@ -493,6 +493,16 @@ def test_what_fits_into_a_budget_is_done_though_earlier_cells_do_not(
     assert not small(tmp_path, budget=600.0).missing
 
 
+def test_what_a_finished_cell_needed_is_not_made_again(tmp_path: Path) -> None:
+    whole = small(tmp_path)
+    images = [cell for cell in whole.plan.everything if isinstance(cell, Draw)]
+    for cell in images:
+        whole.records.made(cell).unlink()
+    small(tmp_path)
+    assert images
+    assert not any(whole.records.made(cell).exists() for cell in images)
+
+
 def _all_needs(cell: Cell) -> list[Cell]:
     return [found for need in cell.needs() for found in (need, *_all_needs(need))]
 

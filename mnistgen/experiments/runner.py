@@ -93,21 +93,21 @@ class Runner:
                     return True
         return False
 
-    def _go_on_with(self, cell: Cell) -> None:
-        """Do the cell and what it needs, one after another, as far as the budget goes.
+    def _go_on_with(self, cell: Cell) -> bool:
+        """Do what the cell needs and then the cell, as far as the budget goes; whether it went that far.
 
         What does not fit is left to the next run, and shorter cells still get their turn.
         """
-        for part in (*_needs(cell), cell):
-            if self._over(part):
-                return
-            self._ensure(part)
+        if self.records.get(cell) is not None:
+            return True
+        if not all(self._go_on_with(need) for need in cell.needs()) or self._over(cell):
+            return False
+        self._ensure(cell)
+        return True
 
     def _over(self, cell: Cell) -> bool:
-        """Whether the cell is still to be done and would not end within the budget."""
-        if self._budget is None or self.records.get(cell) is not None:
-            return False
-        return time.monotonic() - self._start + self.costs.seconds(cell) > self._budget
+        """Whether the cell would not end within the budget."""
+        return self._budget is not None and time.monotonic() - self._start + self.costs.seconds(cell) > self._budget
 
     def _ensure(self, cell: Cell) -> bool:
         """Whether the cell is done when this returns."""
