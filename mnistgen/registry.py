@@ -11,8 +11,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 import warnings
+from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from mnistgen.model import GenerativeModel, Trainable
 
 GROUP = "mnistgen.models"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # a model's name is the name of folders and files, too
 
 
 class Entry(NamedTuple):
@@ -42,18 +45,31 @@ class Entry(NamedTuple):
 
 
 def claims() -> dict[str, list[Entry]]:
-    """Every registered name with all that claim it, sorted; more than one is a clash. Nothing is imported."""
+    """Every registered name with all that claim it, sorted; more than one is a clash. Nothing is imported.
+
+    What no model can be called is left out (see `misnamed`).
+    """
     found: dict[str, list[Entry]] = {}
-    for point in importlib.metadata.entry_points(group=GROUP):
-        # A broken installation may lack the metadata that the types promise.
-        distribution: Any = point.dist
-        name, version = (distribution.name, distribution.version) if distribution is not None else (None, None)
-        entry = Entry(point.name, str(name or "an unnamed distribution"), str(version or ""), point.value)
+    for entry in _registered():
         others = found.setdefault(entry.name, [])
         # An editable install can put one distribution on sys.path twice.
         if all((entry.distribution, entry.value) != (other.distribution, other.value) for other in others):
             others.append(entry)
-    return {name: sorted(found[name]) for name in sorted(found)}
+    return {name: sorted(found[name]) for name in sorted(found) if _NAME.fullmatch(name)}
+
+
+def misnamed() -> list[Entry]:
+    """What is registered under a name that no model can have: a path, nothing, control characters."""
+    return sorted({entry for entry in _registered() if not _NAME.fullmatch(entry.name)})
+
+
+def misnomer(entry: Entry) -> str:
+    """The sentence about a name that no model can have."""
+    return (
+        f"{entry.source} registers {entry.value!a} as {entry.name!a}, which cannot name a model: a name is up to 64 "
+        f"letters, digits, '_', '-' and '.', and begins with a letter or digit. Rename the entry point of "
+        f"{entry.distribution}."
+    )
 
 
 def list_models() -> dict[str, Entry]:
@@ -102,9 +118,20 @@ def entry_of(model: type[Trainable]) -> Entry | None:
     return None
 
 
+def _registered() -> Iterator[Entry]:
+    for point in importlib.metadata.entry_points(group=GROUP):
+        # A broken installation may lack the metadata that the types promise.
+        distribution: Any = point.dist
+        name, version = (distribution.name, distribution.version) if distribution is not None else (None, None)
+        yield Entry(point.name, str(name or "an unnamed distribution"), str(version or ""), point.value)
+
+
 def _entry(name: str) -> Entry:
     known = claims()
     if name not in known:
+        for entry in misnamed():
+            if entry.name == name:
+                raise PluginError(misnomer(entry))
         raise UsageError(f"There is no model {name!r}. {suggestion(name, known)} `mnistgen models` describes them.")
     if len(known[name]) > 1:
         raise PluginError(clash(known[name]))

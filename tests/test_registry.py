@@ -139,6 +139,23 @@ def test_two_claims_to_a_name_are_an_error_of_that_name_only(site: Site, capsys:
     assert "theirs 3" in line
 
 
+@pytest.mark.parametrize(
+    "name", ["../../x", "/tmp/x", "", "a/b", "a\x1b[31mb", ".hidden", "x" * 65, "a:b", "caf\u00e9"]
+)
+def test_a_name_that_cannot_name_a_folder_is_shown_as_broken(
+    site: Site, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.install("theirs", "3", **{name: "regtest.deep.models:Good"}, single="regtest.deep.models:Good")
+    assert name not in list_models()
+    with pytest.raises(PluginError, match=r"theirs 3 registers 'regtest\.deep\.models:Good' as .*cannot name a model"):
+        model_class(name)
+    assert model_class("single").__name__ == "Good"
+    assert main(["models", "--load"]) == 1
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[3:] for row in rows if row[0] == ascii(name)] == [["theirs 3", "no"]]
+    assert main(["train", name, "--steps", "1"]) in (1, 2)
+
+
 def test_one_distribution_found_twice_is_no_clash(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site.install("theirs", good="regtest.deep.models:Good")
     second = Site(tmp_path / "second")
