@@ -1,40 +1,58 @@
-"""Files and folders that are either complete or not there."""
+"""Files and folders that are either complete or not there.
 
+What is being written has a temporary name, `.mnistgen-` and eight letters, and is locked by its writer. So what a
+killed process leaves behind can be told from what a living one is at work on, and the next write in the same folder
+removes it.
+"""
+
+import errno
 import os
+import re
 import shutil
+import stat
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from mnistgen.errors import MnistgenError
+
+if sys.platform != "win32":
+    import fcntl
+
+PREFIX = ".mnistgen-"
+_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}[a-z0-9_]{{8}}\.tmp(\.\w+)?")
+LONGEST_SUFFIX = 16  # of a temporary name: libraries go by the suffix of a file, and a name has 255 bytes
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
+    """Yield a temporary path; on success it is flushed to disk and renamed to `path`, in the mode of what was there.
 
-    If the block raises, or the process dies inside it, `path` is as it was before. Raises `MnistgenError` that
-    names `path` where the folder is not writable or the disk is full.
+    If the block raises, or the process dies inside it, `path` is as it was before. A link stays, and the file that it
+    names is replaced; a pipe or a device such as /dev/stdout is written to. Raises `MnistgenError` that names `path`
+    where it is a folder, the folder is not writable or the disk is full.
     """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        # mkstemp makes private files; a result is as readable as any other file the user writes.
-        temporary.chmod(0o666 & ~_umask())
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
-    except OSError as error:
-        raise MnistgenError(f"{path}: cannot be written: {error.strerror or error}.") from error
-    finally:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with _naming(path):
+        there = _status(path)
+        stream = there is not None and _is_stream(there)
+        if there is not None and not stream and not stat.S_ISREG(there.st_mode):
+            what = "a folder" if stat.S_ISDIR(there.st_mode) else "no file, and no pipe either"
+            raise MnistgenError(f"{path}: cannot be written, because it is {what}. Give the path of a file.")
+        target = Path(os.path.realpath(path))
+        if there is not None and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        folder = Path(tempfile.gettempdir()) if stream else target.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with temporary_file(folder, path.suffix) as temporary:
+            yield temporary
+            if there is not None and stream:
+                with temporary.open("rb") as source, _open_stream(path, there) as sink:
+                    shutil.copyfileobj(source, sink)
+            else:
+                _move(temporary, target, there, 0o666)
 
 
 @contextmanager
@@ -43,29 +61,151 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Raises `MnistgenError` where `path` holds anything already, or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise MnistgenError(f"{path}: exists already; give another path or remove it first.")
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        temporary.chmod(0o777 & ~_umask())
-        yield temporary
-        temporary.replace(path)
-        _flush(path.parent)
-    except OSError as error:
-        raise MnistgenError(f"{path}: cannot be written: {error.strerror or error}.") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with _naming(path):
+        there = _status(path)
+        if there is not None and (not path.is_dir() or any(path.iterdir())):
+            raise MnistgenError(f"{path}: exists already; give another path or remove it first.")
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(target.parent) as temporary:
+            yield temporary
+            _move(temporary, target, there, 0o777)
+
+
+@contextmanager
+def temporary_file(folder: Path, suffix: str = "") -> Iterator[Path]:
+    """Yield an empty file in `folder`, which is removed afterwards unless it has been renamed."""
+
+    def make() -> str:
+        end = suffix if re.fullmatch(r"\.\w+", suffix) and len(suffix) <= LONGEST_SUFFIX else ""
+        handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=f".tmp{end}", dir=folder)
+        os.close(handle)
+        return name
+
+    with _temporary(folder, make) as path:
+        yield path
+
+
+@contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder in `folder`, which is removed afterwards unless it has been renamed."""
+    with _temporary(folder, lambda: tempfile.mkdtemp(prefix=PREFIX, suffix=".tmp", dir=folder)) as path:
+        yield path
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what `atomic_file` leaves in `folder` where the process was killed in the middle of a write."""
-    for leftover in folder.glob(".*.tmp*"):
-        if leftover.is_file():
-            with suppress(OSError):  # it takes up space and does no other harm
-                leftover.unlink(missing_ok=True)
+    """Remove what killed processes left in `folder` in the middle of a write: ours by its name, dead by its lock."""
+    with suppress(OSError):  # what is left takes up space and does no other harm
+        for path in [Path(entry) for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]:
+            with suppress(OSError):
+                lock = _lock(path)
+                if lock is not None:
+                    try:
+                        _remove(path)
+                    finally:
+                        os.close(lock)
+
+
+@contextmanager
+def _temporary(folder: Path, make: Callable[[], str]) -> Iterator[Path]:
+    clear_leftovers(folder)
+    while True:
+        path = Path(make())
+        # Before it is locked, another process may have taken it for a dead one's.
+        with suppress(BlockingIOError, FileNotFoundError):
+            lock = _lock(path)
+            if path.exists():
+                break
+    try:
+        yield path
+    finally:
+        with suppress(OSError):
+            _remove(path)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a temporary until the descriptor that is returned is closed, or the process ends, however it ends.
+
+    None where there are no such locks. Raises `BlockingIOError` where another process, or thread, has locked it.
+    """
+    if sys.platform == "win32":
+        return None
+    status = path.lstat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        return None
+    # A network's file system wants to see that one may write what one locks.
+    access = os.O_RDWR if stat.S_ISREG(status.st_mode) and os.access(path, os.W_OK) else os.O_RDONLY
+    descriptor = os.open(path, access | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return descriptor
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say of what goes wrong with the file system that `path` cannot be written."""
+    try:
+        yield
+    except (OSError, UnicodeEncodeError) as error:  # the latter: a character that no file name can have
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise MnistgenError(f"{path}: cannot be written: {reason or error}.") from error
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """What is at `path`, links followed; None where there is nothing."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _is_stream(there: os.stat_result) -> bool:
+    """Whether it is written to rather than replaced: a pipe, a device, or the file that our output goes to."""
+    return stat.S_ISCHR(there.st_mode) or stat.S_ISFIFO(there.st_mode) or _standard(there) is not None
+
+
+def _standard(there: os.stat_result) -> int | None:
+    """The descriptor of our own output where that is it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or no file at all
+            if os.path.samestat(os.fstat(stream.fileno()), there):
+                stream.flush()
+                return stream.fileno()
+    return None
+
+
+def _open_stream(path: Path, there: os.stat_result) -> BinaryIO:
+    # Our own output is not opened again: that would begin at the start of the file it goes to.
+    own = _standard(there)
+    return path.open("wb") if own is None else os.fdopen(os.dup(own), "wb")
+
+
+def _move(temporary: Path, target: Path, there: os.stat_result | None, mode: int) -> None:
+    """Rename, durably; with the mode and, where possible, the owner of what is replaced, else with the usual ones."""
+    _flush(temporary)
+    if there is None:
+        temporary.chmod(mode & ~_umask())
+    else:
+        if sys.platform != "win32":
+            with suppress(OSError):
+                os.chown(temporary, there.st_uid, there.st_gid)
+        temporary.chmod(stat.S_IMODE(there.st_mode))
+    temporary.replace(target)
+    _flush(target.parent)
 
 
 def _flush(path: Path) -> None:

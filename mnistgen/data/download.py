@@ -5,7 +5,6 @@ import hashlib
 import http.client
 import lzma
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from mnistgen.data.families import Family
 from mnistgen.data.torchvision_shim import import_torchvision
 from mnistgen.errors import DownloadError, MnistgenError
+from mnistgen.files import temporary_folder
 
 TIMEOUT = 30.0  # seconds without a byte before the next mirror is tried
 BLOCK = 2**18
@@ -66,8 +66,8 @@ def download(family: Family, folder: Path, split: str) -> None:
         ) from error
     base = next(parent for parent in folder.absolute().parents if parent.exists())  # the same disk as `folder`
     try:
-        with tempfile.TemporaryDirectory(prefix=".mnistgen-", dir=base) as name:
-            fetched, unpacked = Path(name) / "fetched", Path(name) / "unpacked"
+        with temporary_folder(base) as temporary:
+            fetched, unpacked = temporary / "fetched", temporary / "unpacked"
             fetched.mkdir()
             unpacked.mkdir()
             with _progress() as progress:
