@@ -1,9 +1,11 @@
 """Checkpoints: one self-describing safetensors file a model, and beside it the state that exact resuming needs.
 
 `load` rebuilds a model from the file alone. Nothing is ever unpickled: weights are safetensors, the resume state is
-read with `weights_only=True`. Every write is atomic, so a killed process leaves the file as it was before.
+read with `weights_only=True`. Every write is atomic, so a killed process leaves the file as it was before, and both
+files carry a checksum (`mnistgen.integrity`).
 """
 
+import io
 import json
 import pickle
 from collections.abc import Mapping
@@ -12,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from mnistgen import registry
+from mnistgen import integrity, registry
 from mnistgen.data import Dataset
 from mnistgen.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     ContractError,
-    MnistgenError,
     UsageError,
     suggestion,
 )
@@ -113,9 +115,10 @@ def write(
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: not written, because weight {name} is not finite.")
-    content = to_bytes(tensors, {name: json.dumps(value) for name, value in asdict(description).items()})
+    metadata = {name: json.dumps(value) for name, value in asdict(description).items()}
+    content = to_bytes(tensors, metadata | integrity.UNCHECKED)
     with atomic_file(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(integrity.seal(content))
 
 
 def load(
@@ -127,7 +130,7 @@ def load(
     there is none, or it is damaged, or the installed plugin's network is another one.
     """
     path = find(source)
-    about = read_checkpoint(path)
+    about, weights = read(path)
     if model_class is None:
         if about.classifier:
             raise CheckpointError(f"{path}: holds the classifier {about.classifier!r}, which draws no images.")
@@ -142,7 +145,7 @@ def load(
     try:
         model = model_class(model_class.Config.from_json(json.dumps(about.config)), about.num_classes)
         own = {name: tensor for name, tensor in model.state_dict().items() if is_training_only(model, name)}
-        model.load_state_dict(own | read_tensors(path))
+        model.load_state_dict(own | weights)
     except (ContractError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -158,11 +161,10 @@ def weights_for(model: GenerativeModel, source: str | Path) -> dict[str, Tensor]
     Raises `CheckpointError` where there is none, or it is damaged, or does not fit.
     """
     path = find(source)
-    about, entry = read_checkpoint(path), registry.entry_of(type(model))
+    (about, weights), entry = read(path), registry.entry_of(type(model))
     if entry is None or about.model != entry.name:
         mine = entry.name if entry else type(model).__name__
         raise CheckpointError(f"{path}: is a checkpoint of {about.model or about.classifier!r}, and this is {mine!r}.")
-    weights = read_tensors(path)
     own = {name: tensor.shape for name, tensor in model.state_dict().items() if not is_training_only(model, name)}
     if {name: tensor.shape for name, tensor in weights.items()} != own:
         config = asdict(model.config)
@@ -182,13 +184,41 @@ def is_training_only(network: Trainable, name: str) -> bool:
 def read_checkpoint(source: str | Path) -> Checkpoint:
     """What the checkpoint says of itself, without building the model. Raises `CheckpointError`."""
     path = find(source)
+    return _described(path, _content(path)[1])
+
+
+def read(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """What the checkpoint file says of itself, and its weights.
+
+    Raises `CheckpointError` where it is damaged, or a weight is not finite.
+    """
+    content, header = _content(path)
+    about = _described(path, header)
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+        weights: dict[str, Tensor] = from_bytes(content)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: is damaged: {error}") from error
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: weight {name} is not finite, so there is nothing to use of it.")
+    return about, weights
+
+
+def _content(path: Path) -> tuple[bytes, dict[str, Any]]:
+    try:
+        return integrity.read(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except integrity.DamagedError as error:
+        raise CheckpointError(f"{path}: is no mnistgen checkpoint, or is damaged: {error}") from error
+
+
+def _described(path: Path, header: Mapping[str, Any]) -> Checkpoint:
+    try:
         known = {item.name for item in fields(Checkpoint)}
-        values = {name: json.loads(value) for name, value in metadata.items() if name in known}
-        about = Checkpoint(**values)
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        metadata = header.get("__metadata__", {})
+        about = Checkpoint(**{name: json.loads(value) for name, value in metadata.items() if name in known})
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is no mnistgen checkpoint, or is damaged: {error}") from error
     if about.format != FORMAT:
         raise CheckpointError(
@@ -233,12 +263,11 @@ def checkpoint_names() -> list[str]:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a `Run.state_dict()` for exact resuming, atomically."""
+    """Write a `Run.state_dict()` for exact resuming, atomically and with a checksum."""
+    content = io.BytesIO()
+    torch.save(dict(state), content)
     with atomic_file(path) as temporary:
-        try:
-            torch.save(dict(state), temporary)
-        except RuntimeError as error:  # torch's writer reports a full disk as a RuntimeError
-            raise MnistgenError(f"{path}: cannot be written: {str(error).splitlines()[0]}.") from error
+        temporary.write_bytes(integrity.write_line(content.getvalue()))
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -246,8 +275,9 @@ def load_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: is not there, so there is nothing to resume. Leave out --resume to start.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        content = io.BytesIO(integrity.read_line(path.read_bytes(), former=b"PK"))
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path}: is damaged and cannot be resumed ({str(error).splitlines()[0]}).") from error
     if not isinstance(state, dict) or "identity" not in state:
         raise CheckpointError(f"{path}: is not the state of a run.")
@@ -256,9 +286,3 @@ def load_state(path: Path) -> dict[str, Any]:
 
 def _weights_file(path: Path) -> Path:
     return path if path.suffix == ".safetensors" else path / WEIGHTS
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint file."""
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping

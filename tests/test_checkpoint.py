@@ -1,7 +1,11 @@
 """Checkpoints: what goes in comes out, and what is damaged is said so."""
 
+import functools
+import hashlib
 import json
 import pickle
+import random
+import shutil
 import struct
 import tempfile
 import tomllib
@@ -16,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from tiny import Tiny, TinyConfig, blobs
 
 import mnistgen
-from mnistgen import CheckpointError, load, read_checkpoint, sample, save
+from mnistgen import CheckpointError, integrity, load, read_checkpoint, sample, save
 from mnistgen.checkpoint import find, load_state, save_state
+from mnistgen.evaluator import load_classifier
 
 
 @pytest.fixture
@@ -153,6 +158,7 @@ def test_another_network_is_told_from_damage(model: Tiny, tmp_path: Path) -> Non
 def _metadata(path: Path, **changes: object) -> dict[str, str]:
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    header["__metadata__"].pop("checksum")  # without it, what a test changes is believed
     return header["__metadata__"] | {name: json.dumps(value) for name, value in changes.items()}
 
 
@@ -195,3 +201,64 @@ def test_the_public_names_are_all_there() -> None:
         assert getattr(mnistgen, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         mnistgen.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "resume.pt"])
+def test_one_flipped_bit_is_told(model: Tiny, tmp_path: Path, file: str) -> None:
+    """Anywhere: in the header, the description, the weights, the checksum itself."""
+    path = tmp_path / file
+    save(tmp_path, model, dataset=blobs(), scores={"validation_loss": 0.5})
+    save_state(tmp_path / "resume.pt", {"identity": {}, "model": model.state_dict()})
+    read = load_state if file == "resume.pt" else functools.partial(load, model_class=Tiny)
+    content = path.read_bytes()
+    read(path)
+    beginning, everywhere = range(8 * 3000), range(8 * len(content))
+    chosen = random.Random(0).sample(beginning, 150) + random.Random(1).sample(everywhere, 100) + [*range(8 * 10)]
+    for bit in chosen:
+        path.write_bytes(content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :])
+        with pytest.raises(CheckpointError):
+            read(path)
+
+
+def test_files_without_a_checksum_are_read_as_before(model: Tiny, tmp_path: Path) -> None:
+    save(tmp_path / "a.safetensors", model)
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", _metadata(tmp_path / "a.safetensors"))
+    assert torch.equal(load(tmp_path / "b.safetensors", model_class=Tiny).encoder.weight, model.encoder.weight)
+    torch.save({"identity": {"seed": 3}}, tmp_path / "resume.pt")
+    assert load_state(tmp_path / "resume.pt") == {"identity": {"seed": 3}}
+
+
+def test_a_shipped_file_is_the_one_that_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "mnistgen" / "weights", tmp_path / "weights")
+    monkeypatch.setattr(integrity, "_PACKAGE", tmp_path)
+    path = tmp_path / "weights" / "evaluator-a.safetensors"
+    load_classifier(path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="not the file that ships with mnistgen"):
+        load_classifier(path)
+    (tmp_path / "elsewhere.safetensors").write_bytes(content)
+    load_classifier(tmp_path / "elsewhere.safetensors")
+
+
+def test_the_list_of_what_ships_is_right() -> None:
+    listed = (ROOT / "mnistgen/weights/SHA256SUMS").read_text("ascii").splitlines()
+    for digest, name in (line.split() for line in listed):
+        path = next(folder / name for folder in (ROOT / "mnistgen", ROOT) if (folder / name).is_file())
+        content = path.read_bytes()
+        assert hashlib.sha256(content).hexdigest() == digest or b'"checksum"' in content[:5000], name
+    shipped = {path.name for path in (ROOT / "mnistgen/weights").iterdir()} - {"README.md", "SHA256SUMS"}
+    assert {name for _, name in (line.split() for line in listed)} >= {f"weights/{name}" for name in shipped} | {
+        f"checkpoints/{name}.safetensors" for name in STARTERS
+    }
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_weight_that_is_not_finite_is_not_loaded(model: Tiny, tmp_path: Path, value: float) -> None:
+    save(tmp_path / "a.safetensors", model)
+    weights, metadata = load_file(tmp_path / "a.safetensors"), _metadata(tmp_path / "a.safetensors")
+    weights["decoder.bias"][3] = value
+    save_file(weights, tmp_path / "b.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=r"b\.safetensors: weight decoder\.bias is not finite"):
+        load(tmp_path / "b.safetensors", model_class=Tiny)

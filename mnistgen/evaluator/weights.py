@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from mnistgen.checkpoint import HOME, WEIGHTS, find, read_checkpoint, read_tensors, write
+from mnistgen.checkpoint import HOME, WEIGHTS, find, read, read_checkpoint, write
 from mnistgen.data import Dataset
 from mnistgen.errors import CheckpointError, ContractError, UsageError, suggestion
 from mnistgen.evaluator.networks import CLASSIFIERS, Classifier
@@ -70,14 +69,14 @@ def load_classifier(source: str | Path, *, device: str | torch.device = "cpu") -
     Raises `CheckpointError` where there is none, or it is damaged, or holds something other than a classifier.
     """
     path = find(source)
-    about = read_checkpoint(path)
+    about, weights = read(path)
     if not about.classifier:
         raise CheckpointError(f"{path}: holds no classifier. `mnistgen evaluator train NAME` makes one.")
     try:
         cls = classifier_class(about.classifier)
         model = cls(cls.Config.from_json(json.dumps(about.config)), about.num_classes)
-        model.load_state_dict(read_tensors(path))
-    except (SafetensorError, OSError, UsageError, ContractError, RuntimeError, TypeError, ValueError) as error:
+        model.load_state_dict(weights)
+    except (UsageError, ContractError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: does not fit this mnistgen: {reason[:300]}") from error
     return model.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
