@@ -48,6 +48,16 @@ class LeakageError(ContractError):
     """A generator was about to see, or has seen, images that its arm of a study does not allow."""
 
 
+def described(error: BaseException) -> str:
+    """The kind and the text of an error, in one line; also of one whose own text cannot be made."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001  a __str__ may raise anything
+        text = "its text cannot be printed"
+    kind = type(error).__name__
+    return f"{kind}: {text[:500]}{'...' if len(text) > 500 else ''}" if text else kind
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known name, or lists what there is; to end an error with."""
     names = sorted(set(known))

@@ -19,7 +19,7 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mnistgen.errors import PluginError, UsageError, suggestion
+from mnistgen.errors import PluginError, UsageError, described, suggestion
 
 if TYPE_CHECKING:
     from mnistgen.model import GenerativeModel, Trainable
@@ -63,6 +63,11 @@ def misnamed() -> list[Entry]:
     return sorted({entry for entry in _registered() if not _NAME.fullmatch(entry.name)})
 
 
+def unreadable() -> dict[str, str]:
+    """The installed distributions whose entry points cannot be read, and why: a damaged file spoils its own models."""
+    return {name: found for name, found in _distributions() if isinstance(found, str)}
+
+
 def misnomer(entry: Entry) -> str:
     """The sentence about a name that no model can have."""
     return (
@@ -90,9 +95,11 @@ def model_class(name: str) -> type[GenerativeModel]:
         raise PluginError(f"{where} cannot be loaded: its entry point must read 'package.module:Class'.")
     try:
         found = reduce(getattr, attribute.split("."), importlib.import_module(module))
-    except (Exception, SystemExit) as error:  # a plugin may raise anything on import; it is shown as its failure
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything on import; it is shown as its failure
         raise PluginError(
-            f"{where} cannot be imported: {type(error).__name__}: {error}. Repair or uninstall {entry.distribution}."
+            f"{where} cannot be imported: {described(error)}. Repair or uninstall {entry.distribution}."
         ) from error
 
     from mnistgen.model import GenerativeModel  # imports torch, which listing does without
@@ -109,21 +116,48 @@ def entry_of(model: type[Trainable]) -> Entry | None:
     """How a class is registered, or None. Nothing is imported: where a class exists, so does its module."""
     for entries in claims().values():
         for entry in entries:
-            module, attribute = _target(entry.value)
-            found: Any = sys.modules.get(module)
-            for part in attribute.split("."):
-                found = getattr(found, part, None)
-            if found is model:
+            if _imported(entry) is model:
                 return _described(entry)
     return None
 
 
+def _imported(entry: Entry) -> object:
+    """What an entry names, where its module is imported already; else None."""
+    module, attribute = _target(entry.value)
+    try:
+        return reduce(getattr, attribute.split("."), sys.modules[module])
+    except Exception:  # noqa: BLE001  a module's own __getattr__ may raise anything, and is then another model's
+        return None
+
+
 def _registered() -> Iterator[Entry]:
-    for point in importlib.metadata.entry_points(group=GROUP):
-        # A broken installation may lack the metadata that the types promise.
-        distribution: Any = point.dist
-        name, version = (distribution.name, distribution.version) if distribution is not None else (None, None)
-        yield Entry(point.name, str(name or "an unnamed distribution"), str(version or ""), point.value)
+    for _, found in _distributions():
+        if not isinstance(found, str):
+            yield from found
+
+
+def _distributions() -> Iterator[tuple[str, list[Entry] | str]]:
+    """Each installed distribution with what it registers here, or with why that cannot be read.
+
+    As the import system has it, the first of one name on sys.path counts.
+    """
+    seen = set()
+    for distribution in importlib.metadata.distributions():
+        place = Path(str(getattr(distribution, "_path", "an unnamed distribution"))).name
+        try:
+            points = [point for point in distribution.entry_points if point.group == GROUP]
+            if not points:
+                continue
+            # A broken installation may lack the metadata that the types promise.
+            about: Any = distribution
+            name, version = str(about.name or "an unnamed distribution"), str(about.version or "")
+            found: list[Entry] | str = [Entry(point.name, name, version, point.value) for point in points]
+        except Exception as error:  # noqa: BLE001  of a damaged installation, anything; it is shown as its failure
+            name = place
+            found = f"{place} is damaged: its entry points cannot be read ({described(error)}). Install it anew."
+        if name not in seen:
+            seen.add(name)
+            yield name, found
 
 
 def _entry(name: str) -> Entry:
@@ -187,7 +221,7 @@ def _definition(module: str, name: str, hops: int = 8) -> tuple[ast.ClassDef, st
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an odd escape in somebody's source is no concern of a listing
             tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):  # importing it would tell; `mnistgen models --load` does
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # importing it would tell
         return None
     for statement in tree.body:
         if isinstance(statement, ast.ClassDef) and statement.name == name:

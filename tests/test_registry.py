@@ -170,6 +170,8 @@ def test_one_distribution_found_twice_is_no_clash(site: Site, tmp_path: Path, mo
         ("import no_such_module_anywhere", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
         ("1 / 0", "ZeroDivisionError"),
         ("raise SystemExit('bye')", "SystemExit: bye"),
+        ("raise BaseException('rude')", "BaseException: rude"),
+        ("class E(Exception):\n    def __str__(self): 1 / 0\nraise E", "E: its text cannot be printed"),
         ("class Other: pass", "AttributeError"),
         ("class Model: pass", "not a subclass of mnistgen.GenerativeModel"),
         ("from mnistgen import GenerativeModel as Model", "abstract; it has still to define losses, sample"),
@@ -193,6 +195,47 @@ def test_a_plugin_that_fails_is_shown_and_spoils_no_other(
     assert message in rows["bad"][2]
     assert rows["bad"][3:] == ["their-bad-models 0.3", "no"]
     assert rows["good"] == ["good", "test", "Draws nothing much.", "theirs 1.0", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("entry_points.txt", b"[mnistgen.models]\nbad = \xff\xfe:X\n", "UnicodeDecodeError"),
+        ("entry_points.txt", b"[mnistgen.models]\nbad regtest:Best\n", "Error"),
+        ("METADATA", b"Name: \xff\xfe\n", "UnicodeDecodeError"),
+    ],
+)
+def test_a_damaged_distribution_is_shown_and_spoils_no_other(
+    site: Site, file: str, content: bytes, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.install("theirs", good="regtest.deep.models:Good")
+    site.install("damaged", bad="regtest.deep.models:Good")
+    (site.path / "damaged-1.0.dist-info" / file).write_bytes(content)
+    assert model_class("good").__name__ == "Good"
+    with pytest.raises(UsageError, match="no model 'bad'"):
+        model_class("bad")
+    assert main(["models"]) == 0
+    rows = {line.split("\t")[-1]: line.split("\t") for line in capsys.readouterr().out.splitlines()}
+    assert rows["theirs 1.0"][0] == "good"
+    assert message in rows["damaged-1.0.dist-info"][2]
+    assert main(["models", "--load"]) == 1
+
+
+def test_an_interrupt_while_a_plugin_is_imported_is_the_users(site: Site) -> None:
+    site.write("regtest_bad.py", "raise KeyboardInterrupt")
+    site.install("theirs", bad="regtest_bad:Model")
+    with pytest.raises(KeyboardInterrupt):
+        model_class("bad")
+
+
+def test_a_module_whose_attributes_raise_hides_no_other(site: Site) -> None:
+    site.write("regtest_bad.py", "def __getattr__(name): raise RuntimeError(name)")
+    site.install("theirs", abad="regtest_bad:Model", good="regtest.deep.models:Good")
+    with pytest.raises(PluginError, match="RuntimeError"):
+        model_class("abad")
+    entry = registry.entry_of(model_class("good"))
+    assert entry is not None
+    assert entry.name == "good"
 
 
 def test_a_long_description_is_not_cut_when_piped(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

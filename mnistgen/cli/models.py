@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mnistgen.cli import arguments as flags
 from mnistgen.errors import MnistgenError
-from mnistgen.registry import claims, clash, list_models, misnamed, misnomer, model_class
+from mnistgen.registry import claims, clash, list_models, misnamed, misnomer, model_class, unreadable
 
 EXAMPLES = """
 mnistgen models
@@ -39,6 +39,10 @@ def run(arguments: list[str], prog: str) -> int:
             failures += options.load
     for entry in misnamed():
         row = [ascii(entry.name), "", misnomer(entry), entry.source]
+        rows.append([*row, "no"] if options.load else row)
+        failures += options.load
+    for distribution, problem in unreadable().items():
+        row = ["", "", problem, distribution]
         rows.append([*row, "no"] if options.load else row)
         failures += options.load
     if sys.stdout.isatty():
