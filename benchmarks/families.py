@@ -11,8 +11,9 @@ Every training is `mnistgen train NAME --seed S` into OUT/NAME-S/checkpoint and 
 no more flags for it; an interrupted one goes on, and a finished one is not repeated. Every score is `mnistgen score
 --seed 0` of that checkpoint, one at a time with all cores, into OUT/NAME-S/score.json and OUT/NAME-S/scored; it is
 made again only where the checkpoint has changed since. A folder of that form from elsewhere is taken as it is.
-Numbers are means over the training seeds, with the range beside FID. The exit status is 1 where a training or a score
-failed.
+Numbers are means over the training seeds, with the range beside FID. Models are ordered by the headline, the larger of
+the multiples of the floor under evaluators A and B, and held to their targets by it. The exit status is 1 where a
+training or a score failed.
 """
 
 import argparse
@@ -87,6 +88,8 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("FID / floor", "floors", ".1f", ranges=True),
+    Column("by A", "floors_a", ".1f"),
+    Column("by B", "floors_b", ".1f"),
     Column("FID", "fid.A.penultimate", ".3g", ranges=True),
     Column("worst class FID", "class_fid.worst", ".3g"),
     Column("KID", "kid.A.penultimate", ".2g"),
@@ -208,9 +211,12 @@ def score(run: Trained, home: Path, n: int, cas: bool) -> bool:
 def facts(folder: Path, score: dict[str, Any]) -> dict[str, Any]:
     """Everything that the table says of one training."""
     about, file = read_checkpoint(folder / "checkpoint"), folder / "checkpoint" / WEIGHTS
+    by_a, by_b = (score["times_floor"][f"fid.{network}.penultimate"] for network in "AB")
     return {
         **score["numbers"],
-        "floors": score["times_floor"]["fid.A.penultimate"],
+        "floors": max(by_a, by_b),  # the headline of `mnistgen score`
+        "floors_a": by_a,
+        "floors_b": by_b,
         "worst_class": score["details"].get("per_class_fid", {}).get("worst_class"),
         "weights": sum(tensor.numel() for tensor in read_tensors(file).values() if tensor.is_floating_point()),
         "bytes": file.stat().st_size,
@@ -244,7 +250,7 @@ def cell(column: Column, rows: Sequence[dict[str, Any]]) -> str:
 
 def real_cell(column: Column, floor: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     """What real images get: the floor, or the control that was measured beside the samples."""
-    if column.number == "floors":
+    if column.number.startswith("floors"):
         return format(1.0, column.form)
     value = averaged(rows, column.real) if column.real else floor["mean"].get(column.number)
     spread = floor["spread"].get(column.number) if column.ranges else None
@@ -271,7 +277,8 @@ def verdict(model: str, rows: Sequence[dict[str, Any]], floor: dict[str, Any]) -
 def quality(models: dict[str, dict[int, dict[str, Any]]], floor: dict[str, Any]) -> str:
     everything = [row for runs in models.values() for row in runs.values()]
     rows = [["real images", "", *(real_cell(column, floor, everything) for column in COLUMNS), ""]]
-    for model, runs in models.items():
+    best_first = sorted(models.items(), key=lambda item: averaged(list(item[1].values()), "floors") or 0.0)
+    for model, runs in best_first:
         cells = [cell(column, list(runs.values())) for column in COLUMNS]
         rows.append([f"`{model}`", ", ".join(map(str, runs)), *cells, verdict(model, list(runs.values()), floor)])
     return markdown(["", "seeds", *(column.title for column in COLUMNS), "target, floors"], rows)

@@ -11,6 +11,7 @@ import torch
 from tiny import blobs
 
 from mnistgen import CheckpointError, ContractError, Dataset, UsageError, fit, to_float
+from mnistgen.cli.evaluator import draw_confusion
 from mnistgen.evaluator import (
     CLASSIFIERS,
     SHIPPED,
@@ -350,6 +351,32 @@ def test_predictions_do_not_depend_on_the_mode_or_the_batch() -> None:
     torch.testing.assert_close(whole.sum(1), torch.ones(30))
     torch.testing.assert_close(predict(model, data, batch_size=7), whole)
     assert int(model.steps) == 0
+
+
+def test_a_confusion_matrix_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its axes are named, and each count stands out from its cell: the darkest red is behind the most errors."""
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def watched(figure: Figure, *arguments: object, **options: object) -> None:
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", watched)
+    data = blobs(40)
+    seen = data.labels.clone()
+    seen[data.labels == 2] = 3
+    draw_confusion(Evaluation(torch.eye(4)[seen], data.labels), data, tmp_path / "confusion.png", "blobs")
+    (axes,) = figures[0].axes
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
+    (shades,) = axes.images
+    for text in axes.texts:
+        column, row = (int(place) for place in text.get_position())
+        red, green, blue, _ = shades.to_rgba(np.array([[shades.get_array()[row, column]]]))[0, 0]
+        luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+        assert (text.get_color() == "white") == (luminance < 0.5)
 
 
 # The command.

@@ -339,6 +339,49 @@ def test_json_holds_everything_best_first(scorer: Scorer, real: Score, tmp_path:
     assert first["protocol"]["n"] == N
 
 
+def made(name: str, a: float, b: float | None, floor: bool = True) -> Score:
+    """A score whose floors are 1 and 0.5, with such distances under A and B."""
+    numbers = {FID: a} | ({} if b is None else {"fid.B.penultimate": b})
+    scale = {"floor": {"mean": {FID: 1.0, "fid.B.penultimate": 0.5}}} if floor else {}
+    return Score(name, numbers, scale, {}, {}, {}, {}, [], torch.zeros(0), None, None)
+
+
+def test_the_headline_is_the_larger_of_the_two_evaluators_multiples() -> None:
+    ours = made("ours", 1.5, 1.2)
+    assert ours.floors_by == {"A": 1.5, "B": 2.4}
+    assert ours.floors == 2.4
+    assert ours.to_dict()["headline"] == {"floors": 2.4, "by": {"A": 1.5, "B": 2.4}}
+    assert made("alone", 1.5, None).floors == 1.5
+    assert made("bare", 1.5, 1.2, floor=False).floors is None
+    # A puts ours first; the larger multiple does not
+    theirs = made("theirs", 2.0, 0.5)
+    assert [score.name for score in ranked([ours, theirs])] == ["theirs", "ours"]
+    assert [score.name for score in ranked([ours, made("bare", 1.6, 0.1, floor=False)])] == ["ours", "bare"]
+
+
+def test_the_protocol_line_names_sampling_options_and_the_content_of_files(scorer: Scorer, real: Score) -> None:
+    warm, cold = (
+        scorer.score(ModelSource("tiny", Tiny(TinyConfig()), knobs={"temperature": t}), n=100) for t in (1.0, 0.8)
+    )
+    assert "; sampling temperature 0.8; " in cold.protocol_line
+    assert cold.protocol["sampling"] == {"temperature": 0.8}
+    assert warm.protocol_line != cold.protocol_line
+    plain = scorer.score(ModelSource("tiny", Tiny(TinyConfig())), n=100)
+    assert plain.protocol_line == warm.protocol_line  # the default is an option like any other
+    data = Dataset(*strokes(N, 3), 10, "real", "test")
+    assert f"; images {data.hash}; " in real.protocol_line
+    assert real.protocol["images_hash"] == data.hash
+
+
+def test_no_reason_begins_with_the_name_that_it_stands_behind(scorer: Scorer) -> None:
+    few = scorer.score(strokes(100, 3))
+    assert few.not_measured["FID at infinite n"].startswith("too few images")
+    assert few.not_measured["KID"].startswith("too few images")
+    assert "no labels" in scorer.score((strokes(100, 3)[0], None)).not_measured["per-class FID"]
+    for part, reason in few.not_measured.items():
+        assert not reason.lower().removeprefix("the ").startswith(f"{part.lower()}:")
+
+
 def test_reference_features_come_back(panel: Panel, tmp_path: Path) -> None:
     data = dataset(N, 2, "test")
     written = write_reference(tmp_path, panel, data)

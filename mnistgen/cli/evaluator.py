@@ -242,15 +242,17 @@ def draw_confusion(result: Evaluation, data: Dataset, path: Path, title: str) ->
     side = max(5.0, 0.45 * k)
     figure = Figure(figsize=(side, side + 0.4), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(errors.numpy(), cmap="Reds", vmin=0, vmax=max(1, int(errors.max())))
+    most = max(1, int(errors.max()))
+    axes.imshow(errors.numpy(), cmap="Reds", vmin=0, vmax=most)
     for i in range(k):
         for j in range(k):
             if counts[i, j]:
-                axes.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7)
+                colour = "white" if errors[i, j] > most / 2 else "black"  # the upper half of "Reds" is dark
+                axes.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(k), _names(data), rotation=0 if k <= 10 and not _long(data) else 90, fontsize=8)
     axes.set_yticks(range(k), _names(data), fontsize=8)
-    axes.set_xlabel("taken for")
-    axes.set_ylabel("is")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
     figure.suptitle(f"{title}\naccuracy {_percent(result)}", fontsize=8)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")

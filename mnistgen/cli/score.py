@@ -1,6 +1,5 @@
 """`mnistgen score SOURCE...`."""
 
-import inspect
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from mnistgen.sampling import BATCH, grid, save_png
 from mnistgen.scoring import ModelSource, N, Score, Scorer, Source, open_source, ranked, write_json
 from mnistgen.scoring.measure import TRAINING_IMAGES
 from mnistgen.scoring.scale import FLOOR
-from mnistgen.scoring.sources import dataset_of
+from mnistgen.scoring.scorer import JUDGES
+from mnistgen.scoring.sources import dataset_of, sampling_options
 from mnistgen.training import resolve_device
 
 
@@ -158,11 +158,7 @@ def _turned(source: Source, knobs: tuple[str, ...]) -> Source:
         return source
     if not isinstance(source, ModelSource):
         raise UsageError(f"--knob: {source.name} is no model, and has no knobs.")
-    defaults = {
-        p.name: p.default
-        for p in inspect.signature(source.model.sample).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
-    }
+    defaults = sampling_options(source.model)
     for knob in knobs:
         name, equals, text = knob.partition("=")
         if not equals:
@@ -210,6 +206,8 @@ def _print_one(score: Score, options: ScoreOptions) -> None:
     while spoilt and console.measure(table).maximum > console.width:  # a narrow terminal
         table = _table(score, spoilt := spoilt[:-1])
     console.print(table)
+    if score.floors is not None:
+        console.print(f"headline    {_headline(score)}", markup=False)
     _print_labels(score)
     memory = score.details.get("memorisation")
     if memory:
@@ -228,6 +226,12 @@ def _print_one(score: Score, options: ScoreOptions) -> None:
     parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in score.seconds.items())
     console.print(f"time        {duration(total)}: {parts}", markup=False)
     console.print(f"protocol    {score.protocol_line}", markup=False)
+
+
+def _headline(score: Score) -> str:
+    by = ", ".join(f"{network} {times:.1f}" for network, times in score.floors_by.items())
+    which = ": the larger counts" if len(score.floors_by) > 1 else ""
+    return f"{score.floors:.1f} floors (by evaluator {by}{which})"
 
 
 def _print_labels(score: Score) -> None:
@@ -289,20 +293,22 @@ def _print_several(scores: list[Score]) -> None:
     console = out()
     table = Table(box=None, pad_edge=False)
     table.add_column("source", no_wrap=True)
-    table.add_column("/ floor", justify="right")
+    judges = [network for network in JUDGES if any(network in score.floors_by for score in scores)]
+    for title in ("/ floor", *(f"by {network}" for network in judges if len(judges) > 1)):
+        table.add_column(title, justify="right")
     lines = [line for line in LINES if line.column and any(line.number in score.numbers for score in scores)]
     for line in lines:
         table.add_column(line.column, justify="right")
     for score in scores:
         cells = [format(score.numbers[x.number], x.form) if x.number in score.numbers else "" for x in lines]
-        table.add_row(score.name, "" if score.floors is None else f"{score.floors:.1f}", *cells)
+        table.add_row(score.name, *_floors(score, judges), *cells)
     sizes = {score.protocol["n"] for score in scores}
     if len(sizes) == 1:
         best = scores[0].scale.get(FLOOR, {}).get("mean", {})
         beside = [scores[0].numbers.get(x.beside) if x.beside else best.get(x.number) for x in lines]
         table.add_row(
             "real images",
-            "1.0" if best else "",
+            *["1.0" if best else ""] * (1 + len(judges) * (len(judges) > 1)),
             *("" if v is None else format(v, x.form) for v, x in zip(beside, lines, strict=True)),
         )
     console.print(table)
@@ -313,6 +319,12 @@ def _print_several(scores: list[Score]) -> None:
         console.print("note: the numbers of images differ, so these scores do not compare.", markup=False)
     for score in scores:
         console.print(f"protocol    {score.name}: {score.protocol_line}", markup=False)
+
+
+def _floors(score: Score, judges: list[str]) -> list[str]:
+    """The headline, and beside it where there are two evaluators, what each of them says."""
+    by = [score.floors_by.get(network) for network in judges] if len(judges) > 1 else []
+    return ["" if times is None else f"{times:.1f}" for times in (score.floors, *by)]
 
 
 def _pictures(score: Score, options: ScoreOptions, *, several: bool, command: str) -> None:

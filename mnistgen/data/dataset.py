@@ -47,10 +47,7 @@ class Dataset:
     @cached_property
     def hash(self) -> str:
         """16 hex digits of the SHA-256 of shape, pixels and labels, in order; equal content has equal hashes."""
-        digest = hashlib.sha256(f"mnistgen {tuple(self.images.shape)}".encode())
-        digest.update(self.images.cpu().contiguous().numpy().data)
-        digest.update(self.labels.cpu().contiguous().numpy().astype("<i8", copy=False).data)
-        return digest.hexdigest()[:16]
+        return content_hash(self.images, self.labels)
 
     def subset(self, indices: Tensor) -> "Dataset":
         """The images at `indices`, (m,) int64 in any order, or a mask (n,) bool."""
@@ -63,6 +60,15 @@ class Dataset:
         if "hash" in self.__dict__:  # known already, and the content is the same
             moved.__dict__["hash"] = self.hash
         return moved
+
+
+def content_hash(images: Tensor, labels: Tensor | None) -> str:
+    """The hash of a `Dataset` of these."""
+    digest = hashlib.sha256(f"mnistgen {tuple(images.shape)}".encode())
+    digest.update(images.cpu().contiguous().numpy().data)
+    if labels is not None:
+        digest.update(labels.cpu().contiguous().numpy().astype("<i8", copy=False).data)
+    return digest.hexdigest()[:16]
 
 
 def train_validation_split(dataset: Dataset, validation: int = 5000, seed: int = 0) -> tuple[Dataset, Dataset]:

@@ -54,8 +54,14 @@ class Measured:
         except (UsageError, DataError) as error:
             if needed:
                 raise
-            self.not_measured[name] = str(error)
+            self.not_measured[name] = _without(name, str(error))
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _without(name: str, reason: str) -> str:
+    """A reason without the name of the part at its beginning: it stands behind that name wherever it is read."""
+    before, colon, rest = reason.partition(": ")
+    return rest if colon and before.lower().removeprefix("the ") == name.lower() else reason
 
 
 def measure(samples: Seen, reference: Reference, *, seed: int = 0) -> Measured:

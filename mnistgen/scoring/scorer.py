@@ -28,7 +28,8 @@ from mnistgen.training import resolve_device
 
 N = 10_000
 UNLIKE = 0.01  # share of images in other classes than the reference's, from which on it is said
-FID = f"fid.{PENULTIMATE}"  # by which sources are ranked
+FID = f"fid.{PENULTIMATE}"
+JUDGES = ("A", "B")  # the evaluators that sources are ranked by
 Progress = Callable[[str, float], None]
 
 
@@ -55,8 +56,18 @@ class Score:
 
     @property
     def floors(self) -> float | None:
-        """The same as a multiple of the floor; None where the scale has none."""
-        return self.times_floor(FID)
+        """The headline: the larger of the multiples of the floor under evaluators A and B; None without a floor.
+
+        A model may have been chosen or stopped by either, which flatters it in that one's eyes. A alone counts where
+        there is no B, as the protocol then says.
+        """
+        return max(self.floors_by.values(), default=None)
+
+    @property
+    def floors_by(self) -> dict[str, float]:
+        """FID in the penultimate features of A and of B, each as a multiple of its floor; empty without a floor."""
+        found = {network: self.times_floor(f"fid.{network}.penultimate") for network in JUDGES}
+        return {network: times for network, times in found.items() if times is not None}
 
     def times_floor(self, name: str) -> float | None:
         """A distance as a multiple of what real images get."""
@@ -69,15 +80,21 @@ class Score:
         p = self.protocol
         evaluators = " ".join(f"{name} {digest}" for name, digest in p["evaluators"].items())
         versions = ", ".join(f"{name} {version}" for name, version in p["versions"].items())
+        options = ", ".join(f"{name} {value}" for name, value in p.get("sampling", {}).items())
+        source = f"sampling {options}; " if options else ""
+        if "images_hash" in p:
+            source = f"images {p['images_hash']}; "
         return (
             f"evaluators {evaluators}; layers {', '.join(p['layers'])}; n {p['n']} (class counts: {p['class_counts']}) "
-            f"against {p['reference_n']} of {p['reference']} ({p['reference_hash']}); seed {p['seed']}; {versions}"
+            f"against {p['reference_n']} of {p['reference']} ({p['reference_hash']}); seed {p['seed']}; {source}"
+            f"{versions}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as numbers and text, for JSON."""
         return {
             "name": self.name,
+            "headline": {"floors": self.floors, "by": self.floors_by},
             "protocol": self.protocol,
             "numbers": self.numbers,
             "times_floor": {name: self.times_floor(name) for name in self.numbers if _is_distance(name)},
@@ -322,8 +339,11 @@ def write_json(path: Path, scores: list[Score]) -> None:
 
 
 def ranked(scores: list[Score]) -> list[Score]:
-    """Best first, by FID in evaluator A's penultimate features."""
-    return sorted(scores, key=lambda score: score.fid)
+    """Best first, by the headline (see `Score.floors`); by FID under A where one of them has no floor."""
+    floors = {id(score): score.floors for score in scores}
+    if None in floors.values():
+        return sorted(scores, key=lambda score: score.fid)
+    return sorted(scores, key=lambda score: floors[id(score)] or 0.0)
 
 
 def _is_distance(name: str) -> bool:

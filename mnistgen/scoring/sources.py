@@ -1,9 +1,11 @@
 """What can be scored: a checkpoint, images on disk, a split of a dataset, or tensors."""
 
+import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, load, read_checkpoint
 from mnistgen.data import Dataset, load_data, load_images
+from mnistgen.data.dataset import content_hash
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
 from mnistgen.model import GenerativeModel
 from mnistgen.sampling import BATCH, sample_batches
@@ -66,7 +69,7 @@ class ModelSource(Source):
     @property
     def about(self) -> dict[str, Any]:
         described = {} if self.checkpoint is None else {"checkpoint": asdict(self.checkpoint)}
-        return described | ({"knobs": self.knobs} if self.knobs else {})
+        return described | {"sampling": sampling_options(self.model) | self.knobs}
 
     def check(self, num_classes: int) -> None:
         if self.model.num_classes != num_classes:
@@ -103,6 +106,15 @@ class ImageSource(Source):
     labels: Tensor | None
     dataset: str = ""
 
+    @cached_property
+    def hash(self) -> str:
+        """That of `Dataset`, so that what is the same images has the same hash wherever it comes from."""
+        return content_hash(self.images, self.labels)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"images_hash": self.hash}
+
     def check(self, num_classes: int) -> None:
         highest = -1 if self.labels is None or not len(self.labels) else int(self.labels.max())
         if highest >= num_classes:
@@ -129,6 +141,15 @@ class ImageSource(Source):
                 pass
         labels = None if self.labels is None else self.labels[indices]
         return Drawn(self.images[indices], labels, counts, time.perf_counter() - start)
+
+
+def sampling_options(model: GenerativeModel) -> dict[str, Any]:
+    """The options that a model's `sample` has, in its order, with their defaults."""
+    return {
+        p.name: p.default
+        for p in inspect.signature(model.sample).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+    }
 
 
 def open_source(
