@@ -143,7 +143,7 @@ class Subject:
 
     def batch(self, size: int, num_classes: int = CLASSES, seed: int = 0) -> tuple[Tensor, Tensor]:
         data = synthetic_digits(size, num_classes, seed)
-        return to_float(data.images).to(self.device), data.labels.to(self.device)
+        return to_float(data.images).to(self.device), data.y.to(self.device)
 
     def labels(self, n: int = SAMPLES, num_classes: int = CLASSES) -> Tensor:
         return torch.arange(n, device=self.device) % num_classes
@@ -215,7 +215,7 @@ class Subject:
         torch.manual_seed(self.seed)
         training = model.training
         with torch.no_grad():
-            loss = model.eval().validation_loss(to_float(data.images).to(self.device), data.labels.to(self.device))
+            loss = model.eval().validation_loss(to_float(data.images).to(self.device), data.y.to(self.device))
         model.train(training)
         return None if loss is None else float(loss)
 

@@ -206,7 +206,7 @@ def fit(
         for network in model.children():
             network.compile()
     stepper = _Stepper(run, autocast_dtype(where, precision), where, share)
-    images, labels = data.images.to(where), data.labels.to(where)
+    images, labels = data.images.to(where), data.y.to(where)
     clock = _Clock(run.seconds, share if budget is not None else _Share(0, 1))
 
     while run.progress < 1:
@@ -466,7 +466,7 @@ class _Stepper:
             if number % self.share.size != self.share.rank:
                 continue
             x = to_float(data.images[rows].to(self.device)).contiguous(memory_format=torch.channels_last)
-            y = data.labels[rows].to(self.device)
+            y = data.y[rows].to(self.device)
             with _seeded(seed, -1 - number, self.device), self._autocast:
                 loss = self.run.ema.validation_loss(x, y)
             if loss is None:

@@ -88,7 +88,8 @@ def _show(options: ShowOptions) -> int:
     dataset = load_data(options.source, options.split, data_dir=options.data_dir, resize=options.resize)
     console = out()
     console.print(_facts(dataset, options))
-    console.print(_classes(dataset))
+    if dataset.labels is not None:
+        console.print(_classes(dataset))
     picture = class_grid(dataset, options.seed)
     show(picture)
     if options.out is not None:
@@ -102,11 +103,12 @@ def _show(options: ShowOptions) -> int:
 def _facts(dataset: Dataset, options: ShowOptions) -> Table:
     counts = pixel_counts(dataset.images)
     mean, std = moments(counts)
+    labels = "without labels" if dataset.labels is None else f"labels {tuple(dataset.labels.shape)} int64"
     there = counts.nonzero().flatten()
     table = Table.grid(padding=(0, 2))
     for name, value in (
         ("dataset", f"{dataset.name}, {dataset.split}"),
-        ("shape", f"{tuple(dataset.images.shape)} uint8, labels {tuple(dataset.labels.shape)} int64"),
+        ("shape", f"{tuple(dataset.images.shape)} uint8, {labels}"),
         ("splits", _split_sizes(dataset, options)),
         ("pixels", f"{int(there[0])} to {int(there[-1])}"),
         ("mean", f"{mean:.4f} (of 255), {mean / 255:.4f} (of 1)"),
@@ -134,7 +136,9 @@ def _split_sizes(dataset: Dataset, options: ShowOptions) -> str:
 
 def _balance(dataset: Dataset) -> str:
     """How even the classes are: their entropy against that of equal classes, and the extremes."""
-    counts = dataset.labels.bincount(minlength=dataset.num_classes).double()
+    counts = dataset.y.bincount(minlength=dataset.num_classes).double()
+    if dataset.labels is None:
+        return "no classes"
     if dataset.num_classes == 1:
         return "one class"
     p = counts / counts.sum()
@@ -146,7 +150,7 @@ def _balance(dataset: Dataset) -> str:
 
 
 def _classes(dataset: Dataset) -> Table:
-    counts = dataset.labels.bincount(minlength=dataset.num_classes).tolist()
+    counts = dataset.y.bincount(minlength=dataset.num_classes).tolist()
     named = any(name != str(number) for number, name in enumerate(dataset.class_names))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("class", *(("name",) if named else ()), "images", "share", ""):
@@ -181,7 +185,7 @@ def class_grid(dataset: Dataset, seed: int) -> Tensor:
     A class with fewer images ends in black; where there are more than `COLUMNS` classes, the first are shown.
     """
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-    shuffled = dataset.labels[order]
+    shuffled = dataset.y[order]
     columns = min(dataset.num_classes, COLUMNS)
     cells = torch.zeros(ROWS, columns, 1, 28, 28, dtype=torch.uint8)
     for number in range(columns):

@@ -274,7 +274,7 @@ def draw_errors(result: Evaluation, data: Dataset, path: Path, title: str) -> No
         taken = int(result.predictions[index])
         axes.imshow(data.images[index, 0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
         sure = float(result.probabilities[index, taken])
-        axes.set_title(f"{names[int(data.labels[index])]} as {names[taken]}\n{sure:.0%}, no. {index}", fontsize=6)
+        axes.set_title(f"{names[int(data.y[index])]} as {names[taken]}\n{sure:.0%}, no. {index}", fontsize=6)
     more = len(result.misclassified) - len(wrong)
     figure.suptitle(f"{title}: misclassified{f', {more} more not shown' if more else ''}", fontsize=8)
     with atomic_file(path) as temporary:

@@ -263,7 +263,7 @@ def _between(model: GenerativeModel, about: Checkpoint, options: SampleOptions) 
                 f"--between: {data.name} ({data.split}) has the images 0 to {len(data) - 1}, and no {place}."
             )
     pairs = torch.tensor(options.between)
-    images = interpolate_images(model, to_float(data.images[pairs]), data.labels[pairs])
+    images = interpolate_images(model, to_float(data.images[pairs]), data.y[pairs])
     places = "-".join(str(place) for pair in options.between for place in pair)
     return _still(images, 12, f"between-{data.name}-{data.split}-{places}")
 
@@ -273,7 +273,7 @@ def _reconstruct(model: GenerativeModel, about: Checkpoint, options: SampleOptio
     coder_of(model)  # before anything is downloaded
     data = _originals(model, about, options)
     order = _first(data, digits, options.per_digit or 4)
-    images = reconstructions(model, to_float(data.images[order]), data.labels[order], columns=len(digits))
+    images = reconstructions(model, to_float(data.images[order]), data.y[order], columns=len(digits))
     return _still(images, len(digits), f"reconstructions-{data.name}-{data.split}")
 
 
@@ -284,7 +284,7 @@ def _inpaint(
     editor_of(model)  # before anything is downloaded
     data = _originals(model, about, options)
     order, mask, rows = _first(data, digits, 1), region(part), options.per_digit or 4
-    originals, labels = data.images[order], data.labels[order]
+    originals, labels = data.images[order], data.y[order]
     again = inpaint(
         model, to_float(originals).repeat(rows, 1, 1, 1), labels.repeat(rows), mask, seed=options.seed
     )  # fmt: skip
@@ -297,7 +297,7 @@ def _vary(model: GenerativeModel, about: Checkpoint, options: SampleOptions, dig
     editor_of(model)  # before anything is downloaded
     data = _originals(model, about, options)
     order, rows = _first(data, digits, 1), options.per_digit or 2
-    originals, labels = data.images[order], data.labels[order]
+    originals, labels = data.images[order], data.y[order]
     images = [originals]
     for strength in options.vary:
         x = to_float(originals).repeat(rows, 1, 1, 1)
@@ -321,7 +321,7 @@ def _originals(model: GenerativeModel, about: Checkpoint, options: SampleOptions
 
 def _first(data: Dataset, digits: list[int], rows: int) -> Tensor:
     """The places of the first images of each class, `rows` rows of one image a class, (rows * len(digits),)."""
-    places = [(data.labels == digit).nonzero().flatten()[:rows] for digit in digits]
+    places = [(data.y == digit).nonzero().flatten()[:rows] for digit in digits]
     for digit, found in zip(digits, places, strict=True):
         if len(found) < rows:
             raise UsageError(

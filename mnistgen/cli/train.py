@@ -124,7 +124,7 @@ class _GeneratorFiles(Files):
         if isinstance(model, HasLatents) and validation is not None:
             columns = min(10, len(validation))
             count = min(40, len(validation) // columns * columns)
-            x, y = to_float(validation.images[:count].cpu()), validation.labels[:count]
+            x, y = to_float(validation.images[:count].cpu()), validation.y[:count]
             rows = reconstructions(model, x, y, columns=columns)
             save_png(self.pictures / "reconstructions.png", grid(rows, columns), about, scale=2)
         curves(self.folder / LOG, self.pictures / "curves.png", f"{self.name} on {self.train.name}")
@@ -196,7 +196,7 @@ def _news(step: int, missing: Sequence[int], class_names: Sequence[str]) -> str:
 @torch.no_grad()
 def _lacks_validation_loss(model: GenerativeModel, data: Dataset) -> bool:
     """Whether the model, in eval mode, has nothing to compare on held-out images; two images tell."""
-    x, y = to_float(data.images[:2]), data.labels[:2]
+    x, y = to_float(data.images[:2]), data.y[:2]
     device = _device_of(model)
     with torch.random.fork_rng():
         return model.validation_loss(x.to(device), y.to(device)) is None

@@ -1,22 +1,20 @@
-"""Data in the MNIST format: 28x28 grayscale images of whole numbers from 0 to 255, each with the number of its class.
+"""Data in the MNIST format: 28x28 grayscale images of whole numbers from 0 to 255, with or without labels.
 
-A dataset is one uint8 tensor and one int64 tensor, whatever it was read from: the files of MNIST and its
+A `Dataset` is one uint8 tensor and one int64 tensor, whatever it was read from: the files of MNIST and its
 relatives, IDX, CSV, NPZ, or a folder of images (`sources`, `readers`). What is not in the format is refused with
-a `DataError` that says what was found, or converted where the caller asks (`convert`). Images that may have no
-labels, as generated ones often have none, are read by `load_images`.
+a `DataError` that says what was found, or converted where the caller asks (`convert`).
 """
 
 from mnistgen.data.dataset import Dataset, to_float, to_uint8, train_validation_split
 from mnistgen.data.export import FORMATS, export_data
 from mnistgen.data.families import DIGITS
-from mnistgen.data.sources import Images, available_splits, data_folder, load_data, load_images, load_training_data
+from mnistgen.data.sources import available_splits, data_folder, load_data, load_images, load_training_data
 from mnistgen.data.torchvision_shim import import_torchvision
 
 __all__ = [
     "DIGITS",
     "FORMATS",
     "Dataset",
-    "Images",
     "available_splits",
     "data_folder",
     "export_data",

@@ -19,7 +19,7 @@ CHUNK = 2**22  # pixels converted at a time, to bound the memory of the float co
 _COLOURS = {1: "grayscale", 2: "grayscale and alpha", 3: "RGB", 4: "RGBA"}
 
 
-def to_images(array: Array, where: str, resize: bool) -> Tensor:
+def to_images(array: Array, where: str, resize: bool, *, rescale: bool = False) -> Tensor:
     """Images of any layout -> (n, 1, 28, 28) uint8.
 
     `array`: (n, h, w), (n, c, h, w), (n, h, w, c) with up to 4 channels, or (n, side * side). `where` begins the
@@ -27,7 +27,8 @@ def to_images(array: Array, where: str, resize: bool) -> Tensor:
     cannot be understood as images at all.
 
     `resize` stretches to 28x28 with antialiasing, weighs colours to grey (ITU-R BT.601), lays transparency over
-    black, and scales floats from [0, 1] or [-1, 1], booleans, and 16-bit numbers to 0..255.
+    black, and scales floats from [0, 1] or [-1, 1], booleans, and 16-bit numbers to 0..255. `rescale` does only the
+    last of these.
     """
     array, channels_last = _with_channels(array, where)
     n, *rest = array.shape
@@ -40,7 +41,7 @@ def to_images(array: Array, where: str, resize: bool) -> Tensor:
         raise DataError(f"{where} holds images of {h}x{w} pixels; the largest that are read are {LARGEST_SIDE} a side.")
     if (h, w, c) == (SIDE, SIDE, 1) and array.dtype == np.uint8:
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).reshape(n, 1, SIDE, SIDE)
-    if not resize:
+    if not resize and not (rescale and (h, w, c) == (SIDE, SIDE, 1)):
         raise refused(where, h, w, f"{_COLOURS[c]} {array.dtype.name}")
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where} holds {array.dtype}, which is not a kind of pixel.")

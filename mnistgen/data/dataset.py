@@ -1,62 +1,124 @@
 """The dataset, its split by seed, and the one codec between pixels and model space."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mnistgen.data.convert import Array, to_images
 from mnistgen.errors import DataError
 from mnistgen.model import IMAGE_SHAPE
+
+LARGEST_CLASSES = 1000  # labels from 0 to 999
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled images, held as one tensor. Raises `DataError` where shapes, dtypes or labels are not as said here."""
+    """Images held as one tensor, with or without labels. Raises `DataError` where something is not as said here.
+
+    `Dataset.of` makes one of arrays of other types and shapes. Without labels there is one class, and a model of the
+    images is unconditional.
+    """
 
     images: Tensor  # (n, 1, 28, 28) uint8
-    labels: Tensor  # (n,) int64 in [0, num_classes)
-    num_classes: int
+    labels: Tensor | None  # (n,) int64 in [0, num_classes), or None; see `require_labels` and `y`
+    num_classes: int  # one more than the highest label there could be; 1 without labels
     name: str  # short, safe in file names: "mnist", "emnist-letters", "digits-csv"
     split: str  # "train", "test", "all", "validation"
     class_names: tuple[str, ...] = ()  # one for each class, or none
+    notes: tuple[str, ...] = ()  # sentences: what was done to the data while it was read
 
     def __post_init__(self) -> None:
-        images, labels = self.images, self.labels
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != IMAGE_SHAPE:
-            found = f"{tuple(images.shape)} {_dtype(images)}"
-            raise DataError(f"{self.name}: images are {found}; a dataset holds (n, 1, 28, 28) uint8.")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            found = f"{tuple(labels.shape)} {_dtype(labels)}"
-            raise DataError(f"{self.name}: labels are {found}; {len(images)} images need ({len(images)},) int64.")
+        check_images(self.images, self.name)
         if self.num_classes < 1:
             raise DataError(f"{self.name}: num_classes is {self.num_classes}; it must be at least 1.")
-        wrong = ((labels < 0) | (labels >= self.num_classes)).nonzero()
+        if self.labels is None:
+            if self.num_classes != 1 or self.class_names:
+                raise DataError(f"{self.name}: there are {self.num_classes} classes, but no labels to tell them apart.")
+            return
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            found, n = f"{tuple(self.labels.shape)} {_dtype(self.labels)}", len(self.images)
+            raise DataError(f"{self.name}: labels are {found}; {n} images need ({n},) int64.")
+        wrong = ((self.labels < 0) | (self.labels >= self.num_classes)).nonzero()
         if len(wrong):
             place = int(wrong[0])
             raise DataError(
-                f"{self.name}: label {int(labels[place])} of image {place} is not in 0..{self.num_classes - 1}."
+                f"{self.name}: label {int(self.labels[place])} of image {place} is not in 0..{self.num_classes - 1}."
             )
         if self.class_names and len(self.class_names) != self.num_classes:
             raise DataError(f"{self.name}: {len(self.class_names)} class names for {self.num_classes} classes.")
 
+    @classmethod
+    def of(
+        cls,
+        images: Any,
+        labels: Any = None,
+        *,
+        name: str = "images",
+        split: str = "all",
+        num_classes: int | None = None,
+        class_names: Sequence[str] = (),
+    ) -> Self:
+        """A dataset of arrays: NumPy, torch (on any device), or lists.
+
+        `images`: (n, 28, 28), (n, 1, 28, 28), (n, 28, 28, 1) or (n, 784); uint8, or floats in [0, 1] or [-1, 1].
+        `labels`: (n,) or (n, 1) whole numbers of any type, or None. `num_classes` is that of `class_names`, else one
+        more than the highest label. Raises `DataError` for everything else.
+        """
+        pixels = to_images(_array(images, f"{name}: images"), f"{name}: images", resize=False, rescale=True)
+        if labels is None:
+            return cls(pixels, None, 1, name, split)
+        numbers = _array(labels, f"{name}: labels")
+        if numbers.dtype.kind == "f" and (numbers == numbers.round()).all():  # whole numbers, as tables hold them
+            numbers = numbers.clip(-1, LARGEST_CLASSES).astype(np.int64)
+        y = checked_labels(numbers, f"{name}: labels")
+        same_length(pixels, y, f"{name}: images", "labels")
+        classes = num_classes or len(class_names) or int(y.max()) + 1
+        return cls(pixels, y, classes, name, split, tuple(class_names))
+
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def y(self) -> Tensor:
+        """What a model is told of each image, (n,) int64: its label, or 0 where there are no labels."""
+        return self.images.new_zeros(len(self), dtype=torch.int64) if self.labels is None else self.labels
+
+    def require_labels(self, why: str = "") -> Tensor:
+        """The labels. Raises `DataError` where there are none; `why` ends its sentence: "to train a classifier"."""
+        if self.labels is None:
+            raise DataError(f"{self.name} has no labels, which are needed{f' {why}' if why else ''}.")
+        return self.labels
+
+    @cached_property
+    def classes(self) -> tuple[int, ...]:
+        """The labels that have images, ascending; empty where there are no labels."""
+        return () if self.labels is None else tuple(self.labels.unique().tolist())
+
+    def class_name(self, label: int) -> str:
+        """The name of a class, or its number where the classes have no names."""
+        return self.class_names[label] if self.class_names else str(label)
 
     @cached_property
     def hash(self) -> str:
         """16 hex digits of the SHA-256 of shape, pixels and labels, in order; equal content has equal hashes."""
         return content_hash(self.images, self.labels)
 
-    def subset(self, indices: Tensor) -> "Dataset":
+    def subset(self, indices: Tensor) -> Self:
         """The images at `indices`, (m,) int64 in any order, or a mask (n,) bool."""
         indices = indices.to(self.images.device)
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, images=self.images[indices], labels=labels)
 
-    def to(self, device: torch.device | str) -> "Dataset":
+    def to(self, device: torch.device | str) -> Self:
         """The same dataset on another device."""
-        moved = replace(self, images=self.images.to(device), labels=self.labels.to(device))
+        labels = None if self.labels is None else self.labels.to(device)
+        moved = replace(self, images=self.images.to(device), labels=labels)
         if "hash" in self.__dict__:  # known already, and the content is the same
             moved.__dict__["hash"] = self.hash
         return moved
@@ -69,6 +131,68 @@ def content_hash(images: Tensor, labels: Tensor | None) -> str:
     if labels is not None:
         digest.update(labels.cpu().contiguous().numpy().astype("<i8", copy=False).data)
     return digest.hexdigest()[:16]
+
+
+def joined(parts: Sequence[Dataset], split: str) -> Dataset:
+    """Parts of one dataset, one after another. Raises `DataError` where some have labels and others have none."""
+    first, *rest = parts
+    if not rest:
+        return replace(first, split=split)
+    if len({part.labels is None for part in parts}) > 1:
+        raise DataError(f"{first.name}: some of its parts have labels, and others have none.")
+    return replace(
+        first,
+        images=torch.cat([part.images for part in parts]),
+        labels=None if first.labels is None else torch.cat([part.y for part in parts]),
+        num_classes=max(part.num_classes for part in parts),
+        split=split,
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
+
+
+def check_images(images: Tensor, name: str) -> None:
+    """Raise `DataError` where these are not (n, 1, 28, 28) uint8."""
+    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != IMAGE_SHAPE:
+        found = f"{tuple(images.shape)} {_dtype(images)}"
+        raise DataError(f"{name}: images are {found}; a dataset holds (n, 1, 28, 28) uint8.")
+
+
+def checked_labels(labels: Array, where: str, classes: int = LARGEST_CLASSES, first: int = 0) -> Tensor:
+    """Whole numbers (n,) or (n, 1) in first..first + classes - 1 -> (n,) int64 from zero."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        one_hot = " labels.argmax(1) makes them of one column a class." if labels.ndim == 2 else ""
+        raise DataError(
+            f"{where}: labels are {labels.shape} {labels.dtype.name}; they must be (n,) whole numbers.{one_hot}"
+        )
+    wrong = np.flatnonzero((labels < first) | (labels > first + classes - 1))
+    if wrong.size:
+        raise DataError(
+            f"{where}: label {labels[wrong[0]]} of image {wrong[0]} is out of range; "
+            f"labels are {first}..{first + classes - 1}."
+        )
+    return torch.from_numpy(labels.astype(np.int64) - first)
+
+
+def same_length(images: Tensor, labels: Tensor, where_images: str, where_labels: str) -> None:
+    """Raise `DataError` where there is not one label for each image."""
+    if len(images) != len(labels):
+        raise DataError(f"{where_images} holds {len(images)} images, but {where_labels} holds {len(labels)} labels.")
+
+
+def _array(values: Any, where: str) -> Array:
+    """NumPy's view of an array, a tensor or nested lists."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length; a sparse tensor
+        raise DataError(f"{where} are no array: {error}.") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where} are {type(values).__name__} of {array.dtype.name}; they must be numbers.")
+    return array
 
 
 def train_validation_split(dataset: Dataset, validation: int = 5000, seed: int = 0) -> tuple[Dataset, Dataset]:

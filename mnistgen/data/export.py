@@ -44,9 +44,9 @@ def export_data(
 def _write_npz(dataset: Dataset, path: Path, provenance: str) -> None:
     arrays: dict[str, Array] = {
         "images": dataset.images.squeeze(1).numpy(),
-        "labels": dataset.labels.numpy(),
-        "num_classes": np.array(dataset.num_classes),
     }
+    if dataset.labels is not None:
+        arrays |= {"labels": dataset.labels.numpy(), "num_classes": np.array(dataset.num_classes)}
     if dataset.class_names:
         arrays["class_names"] = np.array(dataset.class_names)
     if provenance:
@@ -61,34 +61,40 @@ def _write_npz(dataset: Dataset, path: Path, provenance: str) -> None:
 
 
 def _write_csv(dataset: Dataset, path: Path, provenance: str) -> None:  # noqa: ARG001
+    dataset.require_labels("in the layout of CSV")
     header = ",".join(["label", *(f"pixel{k}" for k in range(SIDE * SIDE))])
     words = np.array([str(value) for value in range(256)])
     with atomic_file(path) as temporary, temporary.open("w", encoding="ascii", newline="") as file:
         file.write(f"{header}\n")
         for start in range(0, len(dataset), ROWS):
             pixels = words[dataset.images[start : start + ROWS].flatten(1).numpy()]
-            labels = dataset.labels[start : start + ROWS].tolist()
+            labels = dataset.y[start : start + ROWS].tolist()
             file.writelines(f"{label},{','.join(row)}\n" for label, row in zip(labels, pixels, strict=True))
 
 
 def _write_png(dataset: Dataset, path: Path, provenance: str) -> None:
-    """One folder a class, empty classes too; the name of a picture is its place in the dataset.
+    """One folder a class, empty classes too, or one in all without labels; a picture's name is its place.
 
     labels.csv lists the pictures in order, for tools that do not take the class from the folder.
     """
     width = len(str(len(dataset) - 1))
     with atomic_folder(path) as temporary:
         _write_provenance(temporary, provenance)
-        for number in range(dataset.num_classes):
+        labels = None if dataset.labels is None else dataset.labels.tolist()
+        for number in range(dataset.num_classes if labels is not None else 0):
             (temporary / str(number)).mkdir()
-        names = [f"{label}/{place:0{width}}.png" for place, label in enumerate(dataset.labels.tolist())]
+        names = [f"{place:0{width}}.png" for place in range(len(dataset))]
+        if labels is not None:
+            names = [f"{label}/{name}" for label, name in zip(labels, names, strict=True)]
         for name, image in zip(names, dataset.images.squeeze(1).numpy(), strict=True):
             Image.fromarray(image).save(temporary / name)
-        lines = [f"{name},{label}\n" for name, label in zip(names, dataset.labels.tolist(), strict=True)]
-        (temporary / "labels.csv").write_text("file,label\n" + "".join(lines), encoding="ascii")
+        if labels is not None:
+            lines = [f"{name},{label}\n" for name, label in zip(names, labels, strict=True)]
+            (temporary / "labels.csv").write_text("file,label\n" + "".join(lines), encoding="ascii")
 
 
 def _write_idx(dataset: Dataset, path: Path, provenance: str) -> None:
+    labels = dataset.require_labels("beside the images of IDX")
     if dataset.num_classes > 256:
         raise DataError(f"{dataset.name} has {dataset.num_classes} classes; the labels of IDX files are bytes.")
     n = len(dataset)
@@ -99,7 +105,7 @@ def _write_idx(dataset: Dataset, path: Path, provenance: str) -> None:
             file.write(dataset.images.contiguous().numpy().data)
         with (temporary / "train-labels-idx1-ubyte").open("wb") as file:
             file.write(struct.pack(">4BI", 0, 0, 8, 1, n))
-            file.write(dataset.labels.numpy().astype(np.uint8).data)
+            file.write(labels.numpy().astype(np.uint8).data)
 
 
 def _write_provenance(folder: Path, provenance: str) -> None:

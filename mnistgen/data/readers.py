@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mnistgen.data.convert import LARGEST_SIDE, SIDE, Array, refused, to_images
+from mnistgen.data.dataset import LARGEST_CLASSES
 from mnistgen.errors import DataError, suggestion
 
 LARGEST_ARRAY = 4 * 2**30  # bytes of one array, unpacked
-LARGEST_CLASSES = 1000  # labels from 0 to 999
 LARGEST_LINE = 2**21  # bytes of a line of CSV
 LARGEST_PICTURE = 2**26  # bytes of a file with one picture
 LARGEST_HEADER = 2**14  # bytes of the header of an array in an NPZ file
@@ -72,25 +71,6 @@ def looks_like(start: bytes) -> str:
         if start.startswith(magic):
             return f"it looks like {kind}"
     return f"it begins with the bytes {start[:4].hex(' ')}" if start else "it is empty"
-
-
-def checked_labels(labels: Array, where: str, classes: int = LARGEST_CLASSES, first: int = 0) -> Tensor:
-    """Whole numbers (n,) in first..first + classes - 1 -> (n,) int64 from zero."""
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise DataError(f"{where}: labels are {labels.shape} {labels.dtype.name}; they must be (n,) whole numbers.")
-    wrong = np.flatnonzero((labels < first) | (labels > first + classes - 1))
-    if wrong.size:
-        raise DataError(
-            f"{where}: label {labels[wrong[0]]} of image {wrong[0]} is out of range; "
-            f"labels are {first}..{first + classes - 1}."
-        )
-    return torch.from_numpy(labels.astype(np.int64) - first)
-
-
-def same_length(images: Tensor, labels: Tensor, where_images: str, where_labels: str) -> None:
-    """Raise `DataError` where there is not one label for each image."""
-    if len(images) != len(labels):
-        raise DataError(f"{where_images} holds {len(images)} images, but {where_labels} holds {len(labels)} labels.")
 
 
 # --- IDX: the format of the MNIST files (http://yann.lecun.com/exdb/mnist) ---

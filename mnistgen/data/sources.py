@@ -6,10 +6,9 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,19 +16,16 @@ from torch import Tensor
 
 from mnistgen.data import download as downloads
 from mnistgen.data.convert import to_images
-from mnistgen.data.dataset import Dataset
+from mnistgen.data.dataset import LARGEST_CLASSES, Dataset, checked_labels, joined, same_length
 from mnistgen.data.families import ALIASES, DIGITS, FAMILIES, Family
 from mnistgen.data.readers import (
-    LARGEST_CLASSES,
     Npz,
-    checked_labels,
     is_image,
     pick,
     pick_unlabelled,
     read_csv,
     read_idx,
     read_image,
-    same_length,
 )
 from mnistgen.errors import DataError, DownloadError, UsageError, suggestion
 
@@ -65,7 +61,9 @@ def load_data(
     "all", and no "test". `resize` converts what is not 28x28 grayscale uint8, which is refused otherwise. A named
     dataset that is not in `data_folder(data_dir)` is downloaded to it where `download` allows.
 
-    The number of classes is that of the named dataset, of the class folders, or one more than the highest label.
+    The number of classes is that of the named dataset, of the class folders, or one more than the highest label. An
+    NPZ file may have an array of images (images, x, data, image, arr_0 or samples) and none of labels, and a folder
+    pictures and no folders of them, which are read in the order of their names: such a dataset has no labels.
 
     Raises `UsageError` for a name or a split that does not exist, `DataError` for everything about the content.
     """
@@ -95,16 +93,6 @@ def load_training_data(
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Images with their labels, or without any."""
-
-    images: Tensor  # (n, 1, 28, 28) uint8
-    labels: Tensor | None  # (n,) int64 in [0, num_classes), or None where the source has none
-    num_classes: int | None  # None without labels
-    name: str  # short, safe in file names, as that of a `Dataset`
-
-
 def load_images(
     source: str | Path,
     *,
@@ -112,14 +100,8 @@ def load_images(
     data_dir: Path | str | None = None,
     resize: bool = False,
     download: bool = True,
-) -> Images:
-    """Images that may have no labels: what `load_data` reads, with its labels, and two kinds of sources besides.
-
-    A folder that holds pictures itself, and no folders of them, is read in the order of their names. An NPZ file
-    may have an array of images (images, x, data, image, arr_0 or samples) and none of labels.
-
-    `split` is as for `load_data`; it may be left out where there is only one. `data_dir`, `resize` and `download`
-    are those of `load_data`.
+) -> Dataset:
+    """What `load_data` reads, of a split that may be left out where there is only one; the rest is as there.
 
     Raises `UsageError` for a name or a split that does not exist, and where several splits are there and none is
     chosen; `DataError` for everything about the content.
@@ -134,16 +116,11 @@ def load_images(
                 "give a folder of pictures, one for each image."
             )
         found = _open(source, data_dir)
-        read = found.unlabelled()
-        if read is not None:
-            _there_is(split or "all", ("all",), source)
-            return Images(read(resize), None, None, found.name)
-        parts = found.splits
+        parts = _parts(found)
         if not split and len(parts) > 1:
             there = " and ".join(repr(part) for part in parts)
             raise UsageError(f"{source} has the splits {there}; choose one of them, or 'all' for both.")
-        data = _load(found, source, split or parts[0], resize, download)
-        return Images(data.images, data.labels, data.num_classes, data.name)
+        return _load(found, source, split or parts[0], resize, download)
 
 
 def _known_split(split: str) -> None:
@@ -159,27 +136,24 @@ def _there_is(split: str, parts: tuple[str, ...], source: str | Path) -> None:
 
 
 def _load(found: "Source", source: str | Path, split: str, resize: bool, download: bool) -> Dataset:
-    parts = found.splits
+    parts = _parts(found)
     _there_is(split, parts, source)
-    if split == "all" or parts == ("all",):
-        wanted, split = parts, "all"
-    else:
-        wanted = (split,)
-    raws = [found.read(part, resize, download) for part in wanted]
-    return Dataset(
-        images=raws[0].images if len(raws) == 1 else torch.cat([raw.images for raw in raws]),
-        labels=raws[0].labels if len(raws) == 1 else torch.cat([raw.labels for raw in raws]),
-        num_classes=max(raw.num_classes for raw in raws),
-        name=found.name,
-        split=split,
-        class_names=raws[0].class_names,
-    )
+    read = found.unlabelled()
+    if read is not None:
+        return Dataset(read(resize), None, 1, found.name, "all")
+    whole = split == "all" or parts == ("all",)
+    wanted = parts if whole else (split,)
+    return joined([found.read(part, resize, download) for part in wanted], "all" if whole else split)
+
+
+def _parts(found: "Source") -> tuple[str, ...]:
+    return ("all",) if found.unlabelled() is not None else found.splits
 
 
 def available_splits(source: str | Path = "mnist", *, data_dir: Path | str | None = None) -> tuple[str, ...]:
     """("train", "test"), or ("all",) where the source is not divided; reads no images. Raises as `load_data`."""
     with _system_errors(source):
-        return _open(source, data_dir).splits
+        return _parts(_open(source, data_dir))
 
 
 @contextmanager
@@ -194,15 +168,6 @@ def _system_errors(source: str | Path) -> Iterator[None]:
         raise DataError(f"{source}: there is not enough memory to read it.") from error
 
 
-class Raw(NamedTuple):
-    """One split as it was read."""
-
-    images: Tensor  # (n, 1, 28, 28) uint8
-    labels: Tensor  # (n,) int64
-    num_classes: int
-    class_names: tuple[str, ...] = ()
-
-
 class Source(ABC):
     """Something that has one or more splits."""
 
@@ -210,7 +175,7 @@ class Source(ABC):
     splits: tuple[str, ...]
 
     @abstractmethod
-    def read(self, split: str, resize: bool, download: bool) -> Raw:
+    def read(self, split: str, resize: bool, download: bool) -> Dataset:
         """One of `splits`."""
 
     def unlabelled(self) -> Callable[[bool], Tensor] | None:
@@ -272,7 +237,7 @@ class Named(Source):
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(self.family.files)
 
-    def read(self, split: str, resize: bool, download: bool) -> Raw:
+    def read(self, split: str, resize: bool, download: bool) -> Dataset:
         folder = self.root / self.family.folder / "raw"
         names = self.family.files[split]
         paths = [downloads.plain_or_packed(folder / name) for name in names]
@@ -286,7 +251,7 @@ class Named(Source):
             downloads.download(self.family, folder, split)
             paths = [downloads.plain_or_packed(folder / name) for name in names]
         images, labels = (path or folder / name for path, name in zip(paths, names, strict=True))
-        return _read_idx_pair(images, labels, resize, self.family)
+        return _read_idx_pair(images, labels, resize, self.family, self.name, split)
 
 
 # --- IDX by path ---
@@ -303,25 +268,27 @@ class Idx(Source):
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(self.files)
 
-    def read(self, split: str, resize: bool, download: bool) -> Raw:  # noqa: ARG002
+    def read(self, split: str, resize: bool, download: bool) -> Dataset:  # noqa: ARG002
         images, labels = self.files[split]
-        raw = _read_idx_pair(images, labels, resize, _family_of(images))
+        data = _read_idx_pair(images, labels, resize, _family_of(images), self.name, split)
         others = [_read_idx_labels(pair[1]) for part, pair in self.files.items() if part != split]
         # Both splits agree on the number of classes, though one may lack the last.
-        if not raw.class_names:
-            raw = raw._replace(num_classes=max(raw.num_classes, *(int(y.max()) + 1 for y in others), 1))
-        return raw
+        if not data.class_names:
+            data = replace(data, num_classes=max(data.num_classes, *(int(y.max()) + 1 for y in others), 1))
+        return data
 
 
-def _read_idx_pair(images_path: Path, labels_path: Path, resize: bool, family: Family | None) -> Raw:
+def _read_idx_pair(
+    images_path: Path, labels_path: Path, resize: bool, family: Family | None, name: str, split: str
+) -> Dataset:
     images = to_images(read_idx(images_path, (3, 4) if resize else (3,)), str(images_path), resize)
     labels = _read_idx_labels(labels_path, family)
     same_length(images, labels, str(images_path), str(labels_path))
     if family is None:
-        return Raw(images, labels, int(labels.max()) + 1)
+        return Dataset(images, labels, int(labels.max()) + 1, name, split)
     if family.transposed:
         images = images.transpose(2, 3).contiguous()
-    return Raw(images, labels, len(family.class_names), family.class_names)
+    return Dataset(images, labels, len(family.class_names), name, split, family.class_names)
 
 
 def _read_idx_labels(path: Path, family: Family | None = None) -> Tensor:
@@ -392,10 +359,10 @@ class Csv(Source):
     path: Path
     splits: tuple[str, ...] = ("all",)
 
-    def read(self, split: str, resize: bool, download: bool) -> Raw:  # noqa: ARG002
+    def read(self, split: str, resize: bool, download: bool) -> Dataset:  # noqa: ARG002
         pixels, numbers = read_csv(self.path, resize)
         labels = checked_labels(numbers, str(self.path))
-        return Raw(to_images(pixels, str(self.path), resize), labels, int(labels.max()) + 1)
+        return Dataset(to_images(pixels, str(self.path), resize), labels, int(labels.max()) + 1, self.name, split)
 
 
 _NPZ_DIVIDED = {
@@ -422,7 +389,7 @@ class NpzArchive(Source):
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(self._pairs(Npz.open(self.path)))
 
-    def read(self, split: str, resize: bool, download: bool) -> Raw:  # noqa: ARG002
+    def read(self, split: str, resize: bool, download: bool) -> Dataset:  # noqa: ARG002
         npz = Npz.open(self.path)
         pairs = self._pairs(npz)
         images_name, labels_name = pairs[split]
@@ -431,7 +398,7 @@ class NpzArchive(Source):
         same_length(images, every[split], f"{self.path}, array {images_name!r}", f"array {labels_name!r}")
         highest = max(int(labels.max()) for labels in every.values())
         num_classes = self._num_classes(npz, highest)
-        return Raw(images, every[split], num_classes, self._class_names(npz, num_classes))
+        return Dataset(images, every[split], num_classes, self.name, split, self._class_names(npz, num_classes))
 
     def unlabelled(self) -> Callable[[bool], Tensor] | None:
         npz = Npz.open(self.path)
@@ -443,10 +410,7 @@ class NpzArchive(Source):
         return pick(npz, _NPZ_DIVIDED if is_divided else _NPZ_WHOLE)
 
     def _labels(self, npz: Npz, name: str) -> Tensor:
-        labels = npz.read(name)
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        return checked_labels(labels, f"{self.path}, array {name!r}")
+        return checked_labels(npz.read(name), f"{self.path}, array {name!r}")
 
     def _num_classes(self, npz: Npz, highest: int) -> int:
         if "num_classes" not in npz.names:
@@ -491,7 +455,7 @@ class ImageFolder(Source):
         there = tuple(split for split in ("train", "test") if (self.path / split).is_dir())
         return there or ("all",)
 
-    def read(self, split: str, resize: bool, download: bool) -> Raw:  # noqa: ARG002
+    def read(self, split: str, resize: bool, download: bool) -> Dataset:  # noqa: ARG002
         tops = {part: self.path if part == "all" else self.path / part for part in self.splits}
         classes = {part: _subfolders(top) for part, top in tops.items()}
         names = sorted({name for folders in classes.values() for name in folders})
@@ -514,10 +478,12 @@ class ImageFolder(Source):
         if not files:
             raise DataError(f"{tops[split]} holds no images: its {len(names)} class folders have no .png, .jpg, ...")
         files.sort()
-        return Raw(
+        return Dataset(
             _read_pictures((file for _, _, file in files), resize),
             torch.from_numpy(np.array([number for _, number, _ in files], np.int64)),
             num_classes,
+            self.name,
+            split,
             () if numbered else tuple(names),
         )
 

@@ -129,7 +129,7 @@ def evaluate(model: Classifier, data: Dataset, *, batch_size: int = BATCH) -> Ev
             f"{data.name} has {data.num_classes} classes and this classifier knows {model.num_classes}; "
             "test it on the dataset it was trained for."
         )
-    return Evaluation(predict(model, data, batch_size=batch_size), data.labels.cpu())
+    return Evaluation(predict(model, data, batch_size=batch_size), data.require_labels("to test a classifier").cpu())
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:

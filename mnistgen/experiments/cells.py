@@ -159,7 +159,7 @@ class Pool:
             confidence, labels = predict(self.labeller.model(bench), pool).max(1)
         sure = confidence >= self.confident
         believed = Dataset(pool.images[sure], labels[sure], pool.num_classes, pool.name, "train")
-        right = labels[sure] == pool.labels[sure].cpu()  # said in the report, and used for nothing
+        right = labels[sure] == pool.y[sure].cpu()  # said in the report, and used for nothing
         share = float(right.double().mean()) if len(right) else None
         return believed, {"pool": len(pool), "pool_believed": len(believed), "pool_labels_right": share}
 
@@ -395,13 +395,13 @@ class Nearest(Cell):
 
     def run(self, bench: Bench) -> dict[str, Any]:
         data = bench.images(self.subset)
-        images, labels = data.images, data.labels
+        images, labels = data.images, data.y
         if self.shifted:
             images, labels = shifts(images), labels.repeat(9)
         test = bench.lab.test
         with bench.work.part("compare images", compared(len(test), len(images))):
             found = nearest(pixels(test.images), pixels(images)).indices[:, 0]
-        right = int((labels[found] == test.labels).sum())
+        right = int((labels[found] == test.y).sum())
         return {"accuracy": right / len(test), "errors": len(test) - right, "images": len(images)}
 
 
@@ -415,7 +415,7 @@ def build(cls: type[GenerativeModel], config: str, num_classes: int, seed: int) 
 def joined(first: Dataset, second: Dataset) -> Dataset:
     """The images of both, those of the first before those of the second."""
     images = torch.cat([first.images, second.images.to(first.images.device)])
-    labels = torch.cat([first.labels, second.labels.to(first.labels.device)])
+    labels = torch.cat([first.y, second.y.to(first.y.device)])
     return Dataset(images, labels, first.num_classes, first.name, "train")
 
 

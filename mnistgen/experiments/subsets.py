@@ -22,7 +22,7 @@ class Subsets:
 
     def __init__(self, data: Dataset, seed: int) -> None:
         self.data = data
-        labels = data.labels.cpu()
+        labels = data.require_labels("for a study").cpu()
         self._orders: list[Tensor] = []
         for label in range(data.num_classes):
             places = (labels == label).nonzero().flatten()

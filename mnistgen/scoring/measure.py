@@ -129,7 +129,7 @@ def measure_memorisation(
         if held_out.images is None:
             raise DataError("Memorisation: the real images are not on disk.")
         count = min(training_images, len(training))
-        chosen = training.subset(draw(training.labels, class_counts(training.labels, count), seed=SUBSET_SEED))
+        chosen = training.subset(draw(training.y, class_counts(training.y, count), seed=SUBSET_SEED))
         found = memorisation(
             pixels(images), labels, pixels(held_out.images), held_out.labels, pixels(chosen.images), seed=seed
         )

@@ -111,7 +111,13 @@ def of_dataset(panel: Panel, data: Dataset) -> Reference:
             f"{data.name} has {data.num_classes} classes, and the evaluator knows {panel.num_classes}: it is for "
             f"another dataset. Train one: mnistgen evaluator train cnn --data {data.name}"
         )
-    return Reference(data.name, data.split, data.hash, panel.look(data.images, data.labels), data.images)
+    return Reference(
+        data.name,
+        data.split,
+        data.hash,
+        panel.look(data.images, data.require_labels("to hold samples against it")),
+        data.images,
+    )
 
 
 def reference_file(folder: Path, name: str, split: str, network: str) -> Path:
@@ -128,7 +134,7 @@ def write_reference(folder: Path, panel: Panel, data: Dataset) -> list[Path]:
         tensors = {view.layer: x.contiguous() for view, x in reference.seen.features.items() if view.network == network}
         about = {"evaluator": digest, "dataset": data.name, "split": data.split, "dataset_hash": data.hash}
         with atomic_file(path) as temporary:
-            save_file({**tensors, "labels": data.labels.to(torch.int16)}, temporary, about)
+            save_file({**tensors, "labels": data.y.to(torch.int16)}, temporary, about)
         paths.append(path)
     return paths
 

@@ -43,7 +43,7 @@ def blurred(images: Tensor, sigma: float = BLUR) -> Tensor:
 
 
 def _collapsed(training: Dataset, labels: Tensor, seed: int) -> Tensor:
-    places = (training.labels == COLLAPSED).nonzero().flatten()
+    places = (training.y == COLLAPSED).nonzero().flatten()
     chosen = torch.randint(len(places), (len(labels),), generator=torch.Generator().manual_seed(seed))
     return training.images[places[chosen]]
 
@@ -72,8 +72,8 @@ def compute_scale(
     rows: dict[str, Callable[[Dataset], Tensor]] = {
         "noised": lambda real: noised(real.images, seed=seed),
         "blurred": lambda real: blurred(real.images),
-        "one class": lambda real: _collapsed(training, real.labels, seed),
-        "uniform noise": lambda real: _uniform(real.labels, seed),
+        "one class": lambda real: _collapsed(training, real.y, seed),
+        "uniform noise": lambda real: _uniform(real.y, seed),
     }
     total = draws + len(rows)
     floors, labels = [], real_labels(panel, reference)
@@ -84,7 +84,7 @@ def compute_scale(
     scale = {FLOOR: summary(floors)}
     real = _real(reference, training, n, seed)
     for i, (name, spoil) in enumerate(rows.items()):
-        result = measure(panel.look(spoil(real), real.labels), reference, seed=seed)
+        result = measure(panel.look(spoil(real), real.y), reference, seed=seed)
         scale[name] = summary([result.numbers])
         if progress:
             progress(f"{n} images, {name}", (draws + i + 1) / total)
@@ -94,7 +94,7 @@ def compute_scale(
 def floor(panel: Panel, reference: Reference, training: Dataset, n: int, *, seed: int = 0) -> Measured:
     """What n random training images get. Raises `DataError` where there are not as many of a class."""
     real = _real(reference, training, n, seed)
-    return measure(panel.look(real.images, real.labels), reference, seed=seed)
+    return measure(panel.look(real.images, real.y), reference, seed=seed)
 
 
 def real_labels(panel: Panel, reference: Reference) -> dict[str, float]:
@@ -121,4 +121,4 @@ def summary(results: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def _real(reference: Reference, training: Dataset, n: int, seed: int) -> Dataset:
-    return training.subset(draw(training.labels, class_counts(reference.labels, n), seed=seed))
+    return training.subset(draw(training.y, class_counts(reference.labels, n), seed=seed))

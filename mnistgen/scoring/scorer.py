@@ -262,7 +262,7 @@ class Scorer:
         if self.training is None:
             raise DataError(self._no_training)
         counts = class_counts(self.reference.labels, min(n, len(self.training)))
-        return self.training.subset(draw(self.training.labels, counts, seed=seed))
+        return self.training.subset(draw(self.training.y, counts, seed=seed))
 
     def _scale(self, n: int, result: Measured) -> dict[str, dict[str, Any]]:
         """The scale that ships, else the floor alone, from one draw of training images; empty without those."""

@@ -62,7 +62,7 @@ class Watch:
         if len(real) < LEAST:
             raise UsageError(f"{real.name}: {len(real)} real images are too few to hold samples against; {LEAST} do.")
         self.labels = torch.arange(n) % k  # in turn, so that the first ones are of all classes
-        labels = real.labels.cpu()
+        labels = real.require_labels("to watch its classes").cpu()
         held = torch.bincount(labels, minlength=k)
         chosen = draw(labels, held.clamp(max=n // k).tolist(), seed=SUBSET_SEED)
         self.features, seen = self._see(real.images[chosen.to(real.images.device)])  # (m, d), (m,)
