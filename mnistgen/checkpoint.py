@@ -210,7 +210,7 @@ def _content(path: Path) -> tuple[bytes, dict[str, Any]]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}.") from error
     except integrity.DamagedError as error:
-        raise CheckpointError(f"{path}: is no mnistgen checkpoint, or is damaged: {error}") from error
+        raise CheckpointError(f"{path}: is no mnistgen checkpoint, or is damaged: {error}.") from error
 
 
 def _described(path: Path, header: Mapping[str, Any]) -> Checkpoint:

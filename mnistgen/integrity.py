@@ -40,14 +40,14 @@ def read(path: Path) -> tuple[bytes, dict[str, Any]]:
     text, header = _header(content)
     metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict):
-        raise DamagedError("its header makes no sense.")
+        raise DamagedError("its header makes no sense")
     # One flipped bit can damage the checksum or its name, never both.
     if _KEY in metadata or any(re.fullmatch("[0-9a-f]{64}", str(value)) for value in metadata.values()):
         found = str(metadata.get(_KEY))
         digest = hashlib.sha256(content[:8] + text.replace(found.encode(), _BLANK))
         digest.update(memoryview(content)[8 + len(text) :])
         if digest.hexdigest() != found:
-            raise DamagedError("its content does not have the checksum that was written into it.")
+            raise DamagedError("its content does not have the checksum that was written into it")
     else:
         check_shipped(path, content)
     return content, header
@@ -67,7 +67,7 @@ def read_line(content: bytes, *, former: bytes) -> bytes:
         return content
     line, _, rest = content.partition(b"\n")
     if line + b"\n" != _LINE % hashlib.sha256(rest).hexdigest().encode():
-        raise DamagedError("its content does not have the checksum that was written into it.")
+        raise DamagedError("its content does not have the checksum that was written into it")
     return rest
 
 
@@ -77,7 +77,7 @@ def check_shipped(path: Path, content: bytes) -> None:
     here = path.resolve().parent
     ships = name in _shipped() and here.parent in (_PACKAGE, _PACKAGE.parent)  # in a wheel, or in a clone
     if ships and hashlib.sha256(content).hexdigest() != _shipped()[name]:
-        raise DamagedError("it is not the file that ships with mnistgen. Install mnistgen again.")
+        raise DamagedError("it is not the file that ships with mnistgen")
 
 
 @cache
@@ -89,12 +89,12 @@ def _shipped() -> dict[str, str]:
 def _header(content: bytes) -> tuple[bytes, dict[str, Any]]:
     length = struct.unpack("<Q", content[:8])[0] if len(content) > 8 else 0
     if not 0 < length <= len(content) - 8:
-        raise DamagedError("it is no safetensors file, or is cut short.")
+        raise DamagedError("it is no safetensors file, or is cut short")
     text = content[8 : 8 + length]
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"its header cannot be read: {error}.") from error
+        raise DamagedError(f"its header cannot be read: {error}") from error
     if not isinstance(header, dict):
-        raise DamagedError("its header makes no sense.")
+        raise DamagedError("its header makes no sense")
     return text, header

@@ -1,6 +1,7 @@
 """Scores on images whose faults are known: each is seen by the number that is there for it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from tiny import Duel, Tiny, TinyConfig, strokes
 from torch import Tensor
 
 import mnistgen as package
-from mnistgen import Dataset, fit, save
+from mnistgen import Dataset, fit, integrity, save
 from mnistgen.cli import main
 from mnistgen.data import load_data
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
 from mnistgen.evaluator import build_classifier
+from mnistgen.evaluator.weights import FOLDER
 from mnistgen.scoring import ImageSource, ModelSource, Panel, Score, Scorer, open_source, ranked, write_json
 from mnistgen.scoring.measure import measure
 from mnistgen.scoring.panel import EARLY, PENULTIMATE
@@ -27,6 +29,7 @@ from mnistgen.scoring.reference import (
     load_reference,
     of_dataset,
     read_reference,
+    read_scales,
     reference_file,
     write_reference,
 )
@@ -392,6 +395,8 @@ def test_reference_features_come_back(panel: Panel, tmp_path: Path) -> None:
     back, there = read_reference(tmp_path, panel, "strokes", "test"), of_dataset(panel, data)
     assert back is not None
     assert back.hash == data.hash
+    assert len(back.features_hash) == 16
+    assert back.take(5).features_hash == back.features_hash
     assert torch.equal(back.labels, data.labels)
     for view, features in there.seen.features.items():
         assert torch.equal(back.seen.features[view], features)
@@ -411,6 +416,27 @@ def test_with_and_without_the_dataset_the_numbers_are_the_same(panel: Panel, tmp
     one = Scorer("strokes", panel=panel, reference=shipped).score(strokes(N, 3))
     two = Scorer("strokes", panel=panel, reference=of_dataset(panel, data)).score(strokes(N, 3))
     assert one.numbers == two.numbers
+    assert f"({data.hash}, features {shipped.features_hash}); scale computed here; seed 0" in one.protocol_line
+    assert f"({data.hash}, features computed here); scale computed here; seed 0" in two.protocol_line
+
+
+@pytest.mark.parametrize("file", ["reference-mnist-test-b.safetensors", "scale-mnist-test.json"])
+def test_shipped_features_and_scales_that_are_others_are_refused(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(FOLDER, tmp_path / "weights"))
+    monkeypatch.setattr(integrity, "_PACKAGE", tmp_path)
+    panel = Panel.load("mnist")
+    reference = read_reference(folder, panel, "mnist", "test")
+    assert reference is not None
+    scales, digest = read_scales(folder, panel, reference)
+    assert set(scales) == {1000, 5000, 10000}
+    assert len(digest) == 16
+    content = bytearray((folder / file).read_bytes())
+    content[-12] ^= 1
+    (folder / file).write_bytes(content)
+    with pytest.raises(DataError, match=f"{file}.*damaged; install mnistgen again .*not the file that ships"):
+        read_scales(folder, panel, read_reference(folder, panel, "mnist", "test"))
 
 
 # The shipped evaluators.

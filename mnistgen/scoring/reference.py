@@ -1,16 +1,19 @@
 """What samples are held against: a dataset's test images, as the networks see them; and the files that ship."""
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from mnistgen import integrity
 from mnistgen.data import Dataset, load_data
 from mnistgen.data.families import ALIASES, FAMILIES
 from mnistgen.data.sources import slug
@@ -31,6 +34,7 @@ class Reference:
     hash: str  # of the dataset's split
     seen: Seen
     images: Tensor | None = None  # (n, 1, 28, 28) uint8, where the dataset is on disk
+    features_hash: str = ""  # of the files that the features were read from; empty where they were computed here
 
     def __len__(self) -> int:
         return len(self.seen)
@@ -46,7 +50,7 @@ class Reference:
             return self
         indices = draw(self.labels, class_counts(self.labels, n), seed=SUBSET_SEED)
         images = None if self.images is None else self.images[indices]
-        return Reference(self.name, self.split, self.hash, self.seen.subset(indices), images)
+        return replace(self, seen=self.seen.subset(indices), images=images)
 
 
 def class_counts(labels: Tensor, n: int) -> list[int]:
@@ -100,7 +104,7 @@ def load_reference(
             raise
         return shipped
     if shipped is not None and shipped.hash == found.hash:
-        return Reference(shipped.name, split, found.hash, shipped.seen, found.images)
+        return replace(shipped, images=found.images)
     return of_dataset(panel, found)
 
 
@@ -133,8 +137,9 @@ def write_reference(folder: Path, panel: Panel, data: Dataset) -> list[Path]:
         path = reference_file(folder, data.name, data.split, network)
         tensors = {view.layer: x.contiguous() for view, x in reference.seen.features.items() if view.network == network}
         about = {"evaluator": digest, "dataset": data.name, "split": data.split, "dataset_hash": data.hash}
+        content = to_bytes({**tensors, "labels": data.y.to(torch.int16)}, about | integrity.UNCHECKED)
         with atomic_file(path) as temporary:
-            save_file({**tensors, "labels": data.y.to(torch.int16)}, temporary, about)
+            temporary.write_bytes(integrity.seal(content))
         paths.append(path)
     return paths
 
@@ -147,31 +152,42 @@ def read_reference(folder: Path, panel: Panel, name: str, split: str) -> Referen
     features: dict[View, Tensor] = {}
     about: Mapping[str, str] = {}
     labels = torch.empty(0)
+    files = hashlib.sha256()
     for network, digest in panel.hashes.items():
         path = reference_file(folder, name, split, network)
         if not path.is_file():
             return None
         try:
-            with safe_open(path, "pt") as file:
-                about = file.metadata() or {}
-                if about.get("evaluator") != digest:
-                    return None
-                labels = file.get_tensor("labels").long()
-                layers = [view for view in panel.views if view.network == network]
-                features |= {view: file.get_tensor(view.layer) for view in layers}
-        except (SafetensorError, OSError) as error:
+            content, header = integrity.read(path)
+            about = header.get("__metadata__", {})
+            if about.get("evaluator") != digest:
+                return None
+            tensors = from_bytes(content)
+            labels = tensors["labels"].long()
+            features |= {view: tensors[view.layer] for view in panel.views if view.network == network}
+            files.update(content)
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise DataError(
-                f"{path}: these reference features are damaged: {error}. Install mnistgen again."
+                f"{path}: these reference features are damaged; install mnistgen again ({error})."
             ) from error
-    return Reference(name, split, about["dataset_hash"], Seen(features, labels))
+    return Reference(name, split, about["dataset_hash"], Seen(features, labels), None, files.hexdigest()[:16])
 
 
-def read_scales(folder: Path, panel: Panel, reference: Reference) -> dict[int, dict[str, dict[str, Any]]]:
-    """The scales that ship for this panel and reference, by n; empty where there are none."""
+def read_scales(folder: Path, panel: Panel, reference: Reference) -> tuple[dict[int, dict[str, dict[str, Any]]], str]:
+    """The scales that ship for this panel and reference, by n, and the hash of their file; empty where there are none.
+
+    Raises `DataError` where the file is damaged.
+    """
     path = folder / f"scale-{reference.name}-{reference.split}.json"
     if not path.is_file():
-        return {}
-    report = json.loads(path.read_text("utf-8"))
-    if report["evaluators"] != dict(panel.hashes) or report["reference_hash"] != reference.hash:
-        return {}
-    return {int(n): rows for n, rows in report["scales"].items()}
+        return {}, ""
+    try:
+        content = path.read_bytes()
+        integrity.check_shipped(path, content)
+        report = json.loads(content)
+        if report["evaluators"] != dict(panel.hashes) or report["reference_hash"] != reference.hash:
+            return {}, ""
+        scales = {int(n): rows for n, rows in report["scales"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: this scale is damaged; install mnistgen again ({error}).") from error
+    return scales, hashlib.sha256(content).hexdigest()[:16]

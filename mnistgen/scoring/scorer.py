@@ -30,6 +30,7 @@ N = 10_000
 UNLIKE = 0.01  # share of images in other classes than the reference's, from which on it is said
 FID = f"fid.{PENULTIMATE}"
 JUDGES = ("A", "B")  # the evaluators that sources are ranked by
+COMPUTED = "computed here"  # of features and scales that do not ship
 Progress = Callable[[str, float], None]
 
 
@@ -86,8 +87,8 @@ class Score:
             source = f"images {p['images_hash']}; "
         return (
             f"evaluators {evaluators}; layers {', '.join(p['layers'])}; n {p['n']} (class counts: {p['class_counts']}) "
-            f"against {p['reference_n']} of {p['reference']} ({p['reference_hash']}); seed {p['seed']}; {source}"
-            f"{versions}"
+            f"against {p['reference_n']} of {p['reference']} ({p['reference_hash']}, features "
+            f"{p['reference_features']}); scale {p['scale']}; seed {p['seed']}; {source}{versions}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,7 +145,8 @@ class Scorer:
                 self.training = load_data(data, "train", data_dir=data_dir, download=False)
             except (DataError, UsageError) as error:  # not on disk, damaged, or not divided
                 self._no_training = f"it needs the training images. {error}"
-        self.scales: dict[int, dict[str, dict[str, Any]]] = dict(read_scales(FOLDER, self.panel, self.reference))
+        self.scales, self._scales_hash = read_scales(FOLDER, self.panel, self.reference)
+        self._shipped_scales = set(self.scales)
 
     def score(
         self,
@@ -286,7 +288,9 @@ class Scorer:
             "class_counts": drawn.counts,
             "reference": f"{self.reference.name} {self.reference.split}",
             "reference_hash": self.reference.hash,
+            "reference_features": self.reference.features_hash or COMPUTED,
             "reference_n": min(n, len(self.reference)),
+            "scale": self._scales_hash if n in self._shipped_scales else COMPUTED,
             "seed": seed,
             "device": str(self.device),
             "versions": {name: importlib.metadata.version(name) for name in ("mnistgen", "torch", "torch-fidelity")},
