@@ -68,3 +68,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         return "There are none yet."
     shown = ", ".join(names[:20])
     return f"There is {shown}{', ...' if len(names) > 20 else ''}."
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """The text, or its beginning and `...` where it is longer than that."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from mnistgen.errors import ContractError, UsageError, suggestion
+from mnistgen.limits import checked_seed
 
 IMAGE_SHAPE = (1, 28, 28)
 
@@ -107,7 +108,7 @@ class Noise:
 
     def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
         """`seed` in [0, 2^63); `indices`: the place of each image of the batch in the whole call."""
-        self.device = torch.device(device)
+        self.device, seed = torch.device(device), checked_seed(seed)
         self._streams = [np.random.Generator(np.random.Philox(key=np.array([seed, i], np.uint64))) for i in indices]
 
     def __len__(self) -> int:

@@ -30,7 +30,8 @@ from torch.overrides import TorchFunctionMode
 
 from mnistgen.data import Dataset, to_float
 from mnistgen.errors import CheckpointError, ContractError, TrainingError, UsageError
-from mnistgen.model import Loss, Trainable
+from mnistgen.limits import checked_seed, require_memory
+from mnistgen.model import IMAGE_SHAPE, Loss, Trainable
 from mnistgen.nn import computes_in_bfloat16
 
 WARMUP_SHARE = 0.1  # the warm-up never takes more than this share of a run
@@ -178,6 +179,7 @@ def fit(
             f"{data.name} has {data.num_classes} classes and the model was built for {model.num_classes}; "
             f"build it with num_classes={data.num_classes}."
         )
+    seed = checked_seed(seed)
     where = resolve_device(device)
     config = model.config
     batch = config.batch_size
@@ -186,6 +188,8 @@ def fit(
         total = math.ceil((config.epochs if epochs is None else epochs) * len(data) / batch)
     every = validate_every or max(1, round(len(data) / batch))
     share = _Share.of(batch)
+    # What the network makes of the images comes on top, so that this is the least.
+    require_memory(4 * math.prod(IMAGE_SHAPE) * batch // share.size, f"A batch of {batch} images")
     order: _Mixture | _Order = _Order(len(data), seed, batch)
     if parts:
         order = _Mixture(_checked(parts, len(data), batch, share), seed)
@@ -260,8 +264,8 @@ def resolve_device(name: str | torch.device) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=device).item()  # `meta` has room for anything, and no numbers
+    except (NotImplementedError, RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"Device {str(name)!r} cannot be used here: {reason}. Try --device cpu, or auto.") from error
     return device

@@ -28,7 +28,7 @@ from mnistgen import (
     to_float,
     traverse_coordinate,
 )
-from mnistgen.cli.sample_pictures import SampleOptions
+from mnistgen.cli.sample_pictures import SampleOptions, digits_of
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +284,12 @@ def test_flags_that_do_not_go_together() -> None:
         SampleOptions(source="tiny", coordinate=0)
     with pytest.raises(UsageError, match="--data says whose images --between, --reconstruct, --inpaint, --vary take"):
         SampleOptions(source="tiny", data="mnist", traverse=True)
+
+
+def test_digits_in_any_number() -> None:
+    assert digits_of("31" * 2500, 4) == ([3, 1] * 2500, True)
+    assert digits_of("12", 26) == ([12], False)
+    for text in ("9" * 5000, "0-" + "9" * 5000, "1," + "9" * 5000, "0-999999999", "3-1", "0-10", "\u0664", "1,,2"):
+        with pytest.raises(UsageError, match=r"^--digits '.{1,60}' names no classes of this model"):
+            digits_of(text, 9)
+    assert digits_of("0-9", 10) == (list(range(10)), False)

@@ -161,6 +161,15 @@ def test_slerp_changes_the_length_in_proportion() -> None:
     torch.testing.assert_close(from_zero[0, [0, 2]], torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
 
 
+def test_slerp_of_codes_of_any_shape_is_that_of_the_flattened_ones() -> None:
+    a, b = torch.randn(2, 3, 1, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    t = torch.linspace(0, 1, 5)
+    path = slerp(a, b, t.view(1, 5, 1, 1, 1))
+    assert path.shape == (3, 5, 1, 4, 5)
+    torch.testing.assert_close(path.flatten(2), slerp(a.flatten(2), b.flatten(2), t.view(1, 5, 1)))
+    assert interpolate(Decoder((1, 3, 2)), 0, 1).shape == (80, 1, 28, 28)
+
+
 def test_interpolation_and_traversal(model: Tiny) -> None:
     walk = interpolate(model, 0, 3, steps=5, rows=2, seed=1).view(2, 5, 1, 28, 28)
     z = Noise(1, range(4)).normal(3)

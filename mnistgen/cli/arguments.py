@@ -1,10 +1,22 @@
 """What the commands' flags have in common; a command's flags are the fields of a frozen dataclass."""
 
+import dataclasses
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructTypeInfo,
+)
+
+from mnistgen.limits import checked_seed
 
 Options = TypeVar("Options")
 FLAGS = (tyro.conf.FlagCreatePairsOff,)  # --resume, and no --no-resume beside it
@@ -15,11 +27,14 @@ class Common:
     """The flags that every command has."""
 
     seed: int = 0
-    """Seed of everything that is random."""
+    """Seed of everything that is random, from 0 to 9223372036854775807."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps."""
     data_dir: Path | None = None
     """Folder of the datasets; otherwise $MNISTGEN_DATA, otherwise the user's cache folder."""
+
+    def __post_init__(self) -> None:
+        checked_seed(self.seed, "--seed")
 
 
 def parse(
@@ -29,9 +44,63 @@ def parse(
 
     `examples` are command lines, one a line, shown at the end of the help below the class's docstring.
     """
-    summary = (options.__doc__ or "").strip()
+    summary = inspect.cleandoc(options.__doc__ or "")
     description = f"{summary}\n\nexamples:\n" + "\n".join(f"  {line.strip()}" for line in examples.strip().split("\n"))
     parsed: Options = tyro.cli(
-        options, args=arguments, prog=prog, description=description, default=default, config=FLAGS
+        options,
+        args=arguments,
+        prog=prog,
+        description=description,
+        default=default,
+        config=FLAGS,
+        registry=_registry(),
     )  # type: ignore[assignment]
     return parsed
+
+
+def _registry() -> ConstructorRegistry:
+    """What tyro does, but for None: it is no word that a flag takes, and no default that the help shows."""
+    registry = ConstructorRegistry()
+    asked: list[StructTypeInfo] = []
+
+    @registry.primitive_rule
+    def optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        kinds = [kind for kind in get_args(info.type) if kind is not NoneType]
+        if len(kinds) != 1 or len(get_args(info.type)) != 2:
+            return None
+        spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds[0], info.markers))
+        if not isinstance(spec, PrimitiveConstructorSpec):
+            return None
+        return dataclasses.replace(
+            spec,
+            is_instance=lambda value: value is None or spec.is_instance(value),
+            str_from_instance=lambda value: [] if value is None else spec.str_from_instance(value),
+        )
+
+    @registry.struct_rule
+    def with_defaults(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if not dataclasses.is_dataclass(info.type) or asked:
+            return None
+        asked.append(info)  # the rules below this one answer
+        try:
+            spec = ConstructorRegistry.get_struct_spec(info)
+        finally:
+            asked.clear()
+        if not isinstance(spec, StructConstructorSpec):
+            return None
+        fields = (dataclasses.replace(field, type=_with_default(field.type)) for field in spec.fields)
+        return dataclasses.replace(spec, fields=tuple(fields))
+
+    return registry
+
+
+def _with_default(kind: Any) -> Any:
+    """A field's type, with what the help says of its default: nothing, where that is nothing."""
+    configured = any(hasattr(item, "help_behavior_hint") for item in getattr(kind, "__metadata__", ()))
+    if configured or dataclasses.is_dataclass(kind):
+        return kind
+    return Annotated[kind, tyro.conf.arg(help_behavior_hint=_default)]
+
+
+def _default(value: str) -> str:
+    return "" if value in ("", "''", "None", "False") else f"(default: {value})"

@@ -15,7 +15,7 @@ from mnistgen.cli.arguments import Common
 from mnistgen.console import Display
 from mnistgen.data import Dataset, load_data, to_float
 from mnistgen.data.families import FAMILIES
-from mnistgen.errors import UsageError
+from mnistgen.errors import UsageError, shortened
 from mnistgen.model import GenerativeModel
 from mnistgen.sampling import (
     BATCH,
@@ -91,6 +91,7 @@ class SampleOptions(Common):
     """No progress and no picture in the terminal."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("per_digit", "count", "scale", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -118,8 +119,6 @@ class SampleOptions(Common):
             raise UsageError(f"--data says whose images {', '.join(of_data)} take; give one of them, too.")
         if len(self.sweep) == 1:
             raise UsageError(f"--sweep {self.sweep[0]} needs values: --sweep steps 1 2 4 8")
-        if self.seed < 0:
-            raise UsageError(f"--seed is {self.seed}; it must be zero or more.")
 
 
 class Picture(NamedTuple):
@@ -187,20 +186,19 @@ def in_turn(digits: list[int], count: int) -> Tensor:
 def digits_of(text: str, num_classes: int) -> tuple[list[int], bool]:
     """The classes that `--digits` names, and whether they are to stand in one row."""
     text = text.strip() or f"0-{num_classes - 1}"
-    if match := re.fullmatch(r"(\d+)-(\d+)", text):
+    digits, in_a_row = [], False
+    if match := re.fullmatch(r"(\d{1,9})-(\d{1,9})", text):
         first, last = map(int, match.groups())
-        digits, in_a_row = list(range(first, last + 1)), False
-    elif re.fullmatch(r"\d+(,\d+)+", text):
-        digits, in_a_row = [int(part) for part in text.split(",")], False
-    elif text.isdecimal():
+        digits = list(range(first, min(last, num_classes) + 1))  # one too many is told below
+    elif re.fullmatch(r"\d{1,9}(,\d{1,9})+", text):
+        digits = [int(part) for part in text.split(",")]
+    elif text.isascii() and text.isdecimal():
         # One class of a model with more than ten, or digits run together.
-        single = int(text) < num_classes and str(int(text)) == text
+        single = len(text) < 10 and int(text) < num_classes and str(int(text)) == text
         digits, in_a_row = ([int(text)], False) if single else ([int(digit) for digit in text], True)
-    else:
-        digits, in_a_row = [], False
     if not digits or max(digits) >= num_classes:
         raise UsageError(
-            f"--digits {text!r} names no classes of this model; write a range (0-{num_classes - 1}), "
+            f"--digits {shortened(text)!r} names no classes of this model; write a range (0-{num_classes - 1}), "
             "a list (0,3,8), or digits run together (2026)."
         )
     return digits, in_a_row

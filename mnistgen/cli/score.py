@@ -59,11 +59,10 @@ class ScoreOptions(Common):
     """No progress and no picture in the terminal."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("n", "batch_size", "training_images"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
-        if self.seed < 0:
-            raise UsageError(f"--seed is {self.seed}; it must be zero or more.")
         for name in self.features:
             if name != "inception":
                 raise UsageError(f"--features {name}: {suggestion(name, ['inception'])}")

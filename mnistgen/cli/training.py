@@ -76,6 +76,7 @@ class TrainOptions(Common):
     """No progress and no pictures in the terminal."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.keep_every is not None and self.keep_every < 1:
             raise UsageError(f"--keep-every is {self.keep_every}; it must be at least 1.")
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mnistgen.data.convert import Array, to_images
 from mnistgen.errors import DataError
+from mnistgen.limits import checked_seed
 from mnistgen.model import IMAGE_SHAPE
 
 LARGEST_CLASSES = 1000  # labels from 0 to 999
@@ -206,7 +207,7 @@ def train_validation_split(dataset: Dataset, validation: int = 5000, seed: int =
             f"{dataset.name}: {validation} validation images cannot be held out of {n}; "
             f"choose a number from 0 to {max(n - 1, 0)}."
         )
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(checked_seed(seed)))
     held_out = torch.zeros(n, dtype=torch.bool)
     held_out[order[:validation]] = True
     return dataset.subset(~held_out), replace(dataset.subset(held_out), split="validation")

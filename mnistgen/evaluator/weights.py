@@ -12,6 +12,7 @@ from mnistgen.checkpoint import HOME, WEIGHTS, find, read, read_checkpoint, writ
 from mnistgen.data import Dataset
 from mnistgen.errors import CheckpointError, ContractError, UsageError, suggestion
 from mnistgen.evaluator.networks import CLASSIFIERS, Classifier
+from mnistgen.limits import checked_seed
 
 SHIPPED = {
     "A": "evaluator-a.safetensors",
@@ -33,7 +34,7 @@ def build_classifier(name: str, num_classes: int = 10, *, seed: int = 0, **field
     """An untrained classifier whose first weights come from `seed`; `fields` replace those of its config."""
     cls = classifier_class(name)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(checked_seed(seed))
         return cls(cls.Config(**fields), num_classes)
 
 

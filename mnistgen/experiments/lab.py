@@ -11,6 +11,7 @@ import torch
 from mnistgen.data import Dataset
 from mnistgen.errors import UsageError
 from mnistgen.experiments.subsets import Subsets, seed_of
+from mnistgen.limits import checked_seed
 from mnistgen.model import GenerativeModel, Trainable
 from mnistgen.scoring import Scorer
 from mnistgen.training import Part, autocast_dtype, fit
@@ -65,7 +66,7 @@ class Lab:
                     "conditional model."
                 )
         self.train, self.test, self.models = train, test, dict(models)
-        self.seed, self.device, self.precision, self.scorer = seed, device, precision, scorer
+        self.seed, self.device, self.precision, self.scorer = checked_seed(seed), device, precision, scorer
         self._subsets: dict[int, Subsets] = {}
 
     @property

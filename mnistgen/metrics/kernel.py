@@ -34,7 +34,7 @@ def kid(
         raise UsageError(f"KID: {subsets} subsets of {subset_size} images; it needs at least 1 of 2.")
     samples, reference = check_pair(samples, reference, metric="KID", least=subset_size)
     samples, reference = samples.float(), reference.float()
-    draw = np.random.RandomState(seed)
+    draw = np.random.RandomState(seed % 2**32)
     values = np.empty(subsets)
     for i in range(subsets):
         x, y = (z[torch.from_numpy(draw.choice(len(z), subset_size, replace=False))] for z in (samples, reference))

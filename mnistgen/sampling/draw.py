@@ -1,6 +1,7 @@
 """Seeded sampling, one seed an image."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from mnistgen.data import to_uint8
 from mnistgen.errors import ContractError, UsageError
 from mnistgen.model import IMAGE_SHAPE, GenerativeModel, Noise
+from mnistgen.sampling.room import require_room
 
 BATCH = 250
 
@@ -19,23 +21,41 @@ def sample(
     """Draw one image for each label: (n,) -> (n, 1, 28, 28) uint8 on the CPU, 0 black and 255 white.
 
     Image i depends on `(seed, i)` and its label alone, not on the batch size. `knobs` go to `model.sample`. Raises
-    `UsageError` on a label that the model does not have.
+    `UsageError` on a label that the model does not have, a number that is not finite, and a batch that does not fit
+    into memory.
     """
     batches = list(sample_batches(model, labels, seed=seed, batch_size=batch_size, **knobs))
     return torch.cat(batches) if batches else torch.empty(0, 1, 28, 28, dtype=torch.uint8)
 
 
 def sample_batches(
-    model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, batch_size: int = BATCH, **knobs: Any
+    model: GenerativeModel,
+    labels: Tensor | Sequence[int],
+    *,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    first: int = 0,
+    **knobs: Any,
 ) -> Iterator[Tensor]:
-    """`sample`, yielding each batch (b, 1, 28, 28) uint8 as it is done."""
+    """`sample`, yielding each batch (b, 1, 28, 28) uint8 as it is done.
+
+    `first` is the place of the first label in the whole call, where these labels are a part of it.
+    """
     y = labels_of(model, labels)
     device = device_of(model)
+    require_finite(knobs)
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
+
+    def draw(indices: range) -> Tensor:
+        noise = Noise(seed, range(first + indices.start, first + indices.stop), device)
+        with torch.no_grad(), Eval(model):
+            return model.sample(y[indices.start : indices.stop].to(device), noise=noise, **knobs)
+
+    require_room(min(batch_size, len(y)), device, lambda n: draw(range(n)))
     for start in range(0, len(y), batch_size):
         indices = range(start, min(start + batch_size, len(y)))
-        noise = Noise(seed, indices, device)
-        with torch.no_grad(), Eval(model):
-            images = model.sample(y[indices.start : indices.stop].to(device), noise=noise, **knobs)
+        images = draw(indices)
         if images.shape != (len(indices), 1, 28, 28):
             raise ContractError(
                 f"{type(model).__name__}.sample returned {tuple(images.shape)} for {len(indices)} labels."
@@ -58,6 +78,13 @@ class Eval:
 
 def device_of(model: GenerativeModel) -> torch.device:
     return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+
+
+def require_finite(knobs: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where a number among a model's knobs is NaN or infinite."""
+    for name, value in knobs.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{name} is {value}; it must be finite.")
 
 
 def labels_of(model: GenerativeModel, labels: Tensor | Sequence[int]) -> Tensor:

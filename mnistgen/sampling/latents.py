@@ -151,7 +151,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     would make of codes of unequal length, where they point almost opposite ways, codes of any length.
     """
     dims = tuple(range(2, a.ndim))
-    a_length, b_length = a.norm(dim=dims, keepdim=True), b.norm(dim=dims, keepdim=True)
+    a_length, b_length = (torch.linalg.vector_norm(x, dim=dims, keepdim=True) for x in (a, b))
     a, b = a / a_length.clamp_min(1e-12), b / b_length.clamp_min(1e-12)
     angle = (a * b).sum(dims, keepdim=True).clamp(-1 + 1e-6, 1 - 1e-6).acos()
     direction = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()

@@ -10,7 +10,7 @@ from torch import Tensor
 from mnistgen.data import to_uint8
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel, HasPath, Noise
-from mnistgen.sampling.draw import BATCH, Eval, device_of, labels_of, sample
+from mnistgen.sampling.draw import BATCH, Eval, device_of, labels_of, require_finite, sample
 
 
 def sample_path(
@@ -23,6 +23,7 @@ def sample_path(
     """
     if not isinstance(model, HasPath):
         raise UsageError(f"{type(model).__name__} draws an image at once, so there is no path from noise to it.")
+    require_finite(knobs)
     y, device = labels_of(model, labels), device_of(model)
     with torch.no_grad(), Eval(model):
         path = model.sample_path(y.to(device), noise=Noise(seed, range(len(y)), device), **knobs)
@@ -62,6 +63,7 @@ def same_noise(
     The first image of a row is what `sample` gives for that label in that place.
     """
     y, device = labels_of(model, labels), device_of(model)
+    require_finite(knobs)
     images = []
     with torch.no_grad(), Eval(model):
         for row in range(rows):

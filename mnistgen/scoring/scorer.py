@@ -15,6 +15,7 @@ from mnistgen.data import Dataset, load_data
 from mnistgen.errors import DataError, UsageError
 from mnistgen.evaluator.weights import FOLDER
 from mnistgen.files import atomic_file
+from mnistgen.limits import checked_seed
 from mnistgen.model import GenerativeModel
 from mnistgen.sampling import grid
 from mnistgen.scoring.classifiers import classification_accuracy_score, two_sample
@@ -169,7 +170,7 @@ class Scorer:
         `open_source`. Raises `UsageError` where there are fewer than 100 images, or they are of other classes, and
         `DataError` where what was asked for needs files that are not there.
         """
-        say = progress or _silent
+        seed, say = checked_seed(seed), progress or _silent
         source = open_source(source, name=name, device=self.device, data_dir=self.data_dir, **options)
         source.check(self.panel.num_classes)
         if inception:
