@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import inspect
 import tempfile
-import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
@@ -28,8 +27,17 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mnistgen import checkpoint
 from mnistgen.checkpoint import is_training_only
+from mnistgen.contract import (
+    check_images,
+    check_loss,
+    check_losses,
+    check_optimizers,
+    check_validation_loss,
+    optimizer_of,
+    place,
+)
 from mnistgen.data import Dataset, to_float
-from mnistgen.errors import ContractError, MnistgenError
+from mnistgen.errors import ContractError, MnistgenError, described
 from mnistgen.model import (
     IMAGE_SHAPE,
     BaseConfig,
@@ -319,35 +327,13 @@ def _losses(subject: Subject) -> None:
     for num_classes, sizes in ((CLASSES, (2, 3, 5)), (7, (7,))):
         for size in sizes:
             model = subject.build(num_classes)
-            optimizers = model.optimizers()
+            optimizers = check_optimizers(model.optimizers(), model)
             x, y = subject.batch(size, num_classes)
             x[-1] = -1.0  # a blank image
-            count = 0
             with _told(f"losses() fails on a batch of {size} with {num_classes} classes", subject):
-                for loss in model.losses(x, y):
-                    count += 1
-                    _check_loss(loss, f"Loss {count} of a batch of {size} with {num_classes} classes")
+                for count, loss in enumerate(check_losses(model.losses(x, y)), 1):
+                    check_loss(loss, f"Loss {count} of a batch of {size} with {num_classes} classes")
                     _step(optimizers, loss)
-            if not count:
-                raise ContractError(f"losses() yields nothing for a batch of {size}; yield at least one Loss.")
-
-
-def _check_loss(loss: Any, which: str) -> None:
-    if not isinstance(loss, Loss):
-        raise ContractError(f"{which} is a {type(loss).__name__}; yield mnistgen.Loss(value, module, logs).")
-    value = loss.value
-    if not isinstance(value, Tensor) or value.ndim != 0 or not value.is_floating_point():
-        shown = f"a tensor {tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
-        raise ContractError(f"{which} has as value {shown}; it must be a scalar float tensor, such as a mean.")
-    if not value.isfinite():
-        raise ContractError(f"{which} is {value.item()}; keep it finite (clamp logarithms and divisions).")
-    if not value.requires_grad:
-        raise ContractError(f"{which} has no gradient; compute and yield it outside of no_grad, and do not detach it.")
-    if not isinstance(loss.module, nn.Module):
-        raise ContractError(f"{which} names {loss.module!r} as its module; name self or a part of it.")
-    for name, log in loss.logs.items():
-        if not isinstance(log, Tensor) or log.numel() != 1 or not log.isfinite():
-            raise ContractError(f"{which} logs {name} = {log!r}; logs are finite scalar tensors.")
 
 
 def _inputs(subject: Subject) -> None:
@@ -463,7 +449,7 @@ def _optimizers(subject: Subject) -> None:
     optimizers = model.optimizers()
     names = {parameter: name for name, parameter in model.named_parameters()}
     for loss in model.losses(*subject.batch(SAMPLES)):
-        optimizer = _optimizer(optimizers, loss)
+        optimizer = optimizer_of(optimizers, loss)
         held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
         left = [names[p] for p in loss.module.parameters() if p.requires_grad and p not in held]
         if left:
@@ -479,7 +465,8 @@ def _validation(subject: Subject) -> None:
     torch.manual_seed(subject.seed)
     with torch.no_grad(), _told("validation_loss() fails without gradients, in eval mode", subject):
         loss = subject.warm.validation_loss(x, y)
-    if loss is not None and (loss.numel() != 1 or not loss.isfinite()):
+    check_validation_loss(loss)
+    if loss is not None and not loss.isfinite():
         raise ContractError(f"validation_loss() gives {loss}; it must be a finite scalar, or None where there is none.")
 
 
@@ -500,11 +487,7 @@ def _sample_images(subject: Subject) -> None:
 
 
 def _check_images(images: Any, n: int, what: str) -> None:
-    if not isinstance(images, Tensor) or images.shape != (n, *IMAGE_SHAPE) or not images.is_floating_point():
-        found = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise ContractError(f"{what} returns {found} for {n} labels; it must be ({n}, 1, 28, 28) float.")
-    if not images.isfinite().all():
-        raise ContractError(f"{what} returns pixels that are not finite.")
+    check_images(images, n, what)
     low, high = float(images.min()), float(images.max())
     if low < -1 - 1e-5 or high > 1 + 1e-5:
         raise ContractError(f"{what} returns pixels from {low:.3g} to {high:.3g}; end with tanh or clamp(-1, 1).")
@@ -719,20 +702,11 @@ RULES = [
 
 def _step(optimizers: dict[nn.Module, Optimizer], loss: Loss) -> None:
     """The host's step."""
-    optimizer = _optimizer(optimizers, loss)
+    optimizer = optimizer_of(optimizers, loss)
     optimizer.zero_grad()
     trained = [parameter for parameter in loss.module.parameters() if parameter.requires_grad]
     torch.autograd.backward(loss.value, inputs=trained)
     optimizer.step()
-
-
-def _optimizer(optimizers: dict[nn.Module, Optimizer], loss: Loss) -> Optimizer:
-    if loss.module not in optimizers:
-        raise ContractError(
-            f"losses() yields a loss for {type(loss.module).__name__}, for which optimizers() has no optimizer; "
-            "return one for each module that a loss names."
-        )
-    return optimizers[loss.module]
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -777,9 +751,5 @@ def _told(what: str, subject: Subject) -> Iterator[None]:
     except ContractError:
         raise
     except Exception as error:
-        text = str(error) if isinstance(error, MnistgenError) else f"{type(error).__name__}: {error}"
-        frames = traceback.extract_tb(error.__traceback__)
-        home = inspect.getsourcefile(subject.cls)
-        place = next((frame for frame in reversed(frames) if frame.filename == home), frames[-1])
-        at = f"{Path(place.filename).name}, line {place.lineno}"
-        raise ContractError(f"{what}{': ' if what else ''}{text} ({at})") from error
+        text = str(error) if isinstance(error, MnistgenError) else described(error)
+        raise ContractError(f"{what}{': ' if what else ''}{text} ({place(error, subject.cls)})") from error

@@ -12,6 +12,7 @@ the uninterrupted one bit for bit.
 import copy
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import time
@@ -28,14 +29,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mnistgen.contract import check_loss, check_losses, check_optimizers, check_validation_loss, optimizer_of, told
 from mnistgen.data import Dataset, to_float
-from mnistgen.errors import CheckpointError, ContractError, TrainingError, UsageError
+from mnistgen.errors import CheckpointError, TrainingError, UsageError
 from mnistgen.limits import checked_seed, require_memory
 from mnistgen.model import IMAGE_SHAPE, Loss, Trainable
 from mnistgen.nn import computes_in_bfloat16
 
 WARMUP_SHARE = 0.1  # the warm-up never takes more than this share of a run
 VALIDATION_BATCH = 500
+_END: Any = object()
 REMEDY = (
     "The checkpoints written before it are intact; try a lower learning rate (--lr), clipping (--clip-norm 1) or "
     "--precision fp32."
@@ -196,13 +199,16 @@ def fit(
 
     model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if state is None:
-        model.prepare(data.images)
+        with told("prepare()", type(model)):
+            model.prepare(data.images)
         if init is not None:
             model.load_state_dict({**model.state_dict(), **init})
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     identity = _identity(model, data, validation, total, budget, seed, precision, where)
     identity["parts"] = [list(part) for part in parts] if parts else None
-    run = Run(model, ema, model.optimizers(), identity)
+    with told("optimizers()", type(model)):
+        optimizers = model.optimizers()
+    run = Run(model, ema, check_optimizers(optimizers, model), identity)
     if state is not None:
         run.load_state_dict(state)
     share.agree(model)
@@ -400,6 +406,7 @@ class _Stepper:
         self._parameters = {module: [p for p in module.parameters() if p.requires_grad] for module in run.optimizers}
         self._averaged: tuple[list[Tensor], list[Tensor]] = (list(run.ema.parameters()), list(run.model.parameters()))
         self._buffers = list(zip(run.ema.buffers(), run.model.buffers(), strict=True))
+        self._checked = False  # whether the losses of a step have been held to the contract
 
     def step(self, x: Tensor, y: Tensor, lr: float, seed: int) -> dict[str, Tensor]:
         """Minimise each loss once, in the model's order; return the losses and logs."""
@@ -409,23 +416,30 @@ class _Stepper:
         if not self.run.model.training:
             self.run.model.train()
         logs: dict[str, Tensor] = {}
+        cls, losses = type(self.run.model), self._losses(x, y)
         with _seeded(seed, self.run.step, self.device), self.share.randomness(len(y)):
-            losses = iter(self.run.model.losses(x, y))
-            while (loss := self._next(losses)) is not None:
-                logs |= self._minimise(loss)
+            for number in itertools.count(1):
+                with told("losses()", cls), self._autocast:
+                    loss = next(losses, _END)
+                if loss is _END:
+                    break
+                try:
+                    if not self._checked:
+                        check_loss(loss, f"Loss {number} of {cls.__name__}", finite=False)
+                    with told(f"The update by loss {number}", cls):
+                        logs |= self._minimise(loss)
+                except Exception:
+                    check_loss(loss, f"Loss {number} of {cls.__name__}", finite=False)  # a later step, maybe at fault
+                    raise
+        self._checked = True
         return logs
 
-    def _next(self, losses: Iterator[Loss]) -> Loss | None:
-        with self._autocast:
-            return next(losses, None)
+    def _losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
+        yield from check_losses(self.run.model.losses(x, y))
 
     def _minimise(self, loss: Loss) -> dict[str, Tensor]:
-        name = self._modules.get(loss.module)
-        if name is None or loss.module not in self.run.optimizers:
-            raise ContractError(
-                f"losses() yielded a loss for {type(loss.module).__name__}, for which optimizers() has no optimizer."
-            )
-        optimizer, parameters = self.run.optimizers[loss.module], self._parameters[loss.module]
+        optimizer = optimizer_of(self.run.optimizers, loss)
+        name, parameters = self._modules.get(loss.module, "loss"), self._parameters[loss.module]
         optimizer.zero_grad()
         # Naming the parameters keeps gradients out of the rest; where there is no rest, not naming them is faster.
         loss.value.backward(inputs=None if loss.module is self.run.model else parameters)
@@ -465,14 +479,15 @@ class _Stepper:
     def validate(self, data: Dataset, seed: int) -> float | None:
         """Mean validation loss of the averaged model, with the same noise each time; None where it has none."""
         sums = torch.zeros(2, dtype=torch.float64)
-        chunks = torch.arange(len(data)).split(VALIDATION_BATCH)
+        chunks, cls = torch.arange(len(data)).split(VALIDATION_BATCH), type(self.run.model)
         for number, rows in enumerate(chunks):
             if number % self.share.size != self.share.rank:
                 continue
             x = to_float(data.images[rows].to(self.device)).contiguous(memory_format=torch.channels_last)
             y = data.y[rows].to(self.device)
-            with _seeded(seed, -1 - number, self.device), self._autocast:
+            with told("validation_loss()", cls), _seeded(seed, -1 - number, self.device), self._autocast:
                 loss = self.run.ema.validation_loss(x, y)
+            check_validation_loss(loss)
             if loss is None:
                 return None
             sums += torch.tensor([float(loss) * len(rows), len(rows)], dtype=torch.float64)

@@ -267,3 +267,18 @@ def test_what_needs_no_torch_does_not_import_it(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "slow: []"
+
+
+def test_the_traceback_of_a_plugins_error_is_there_on_request(
+    site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.write("regtest_bad.py", "1 / 0")
+    site.install("theirs", bad="regtest_bad:Model")
+    assert main(["check", "bad"]) == 1
+    text = capsys.readouterr().err
+    assert "ZeroDivisionError" in text
+    assert "MNISTGEN_TRACEBACK=1 shows the traceback" in text
+    assert "Traceback" not in text
+    monkeypatch.setenv("MNISTGEN_TRACEBACK", "1")
+    assert main(["check", "bad"]) == 1
+    assert 'regtest_bad.py", line 1' in capsys.readouterr().err

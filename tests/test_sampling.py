@@ -13,11 +13,13 @@ from torch import Tensor
 
 from mnistgen import (
     BaseConfig,
+    ContractError,
     GenerativeModel,
     HasDecoder,
     HasLatents,
     Loss,
     Noise,
+    PluginError,
     UsageError,
     grid,
     interpolate,
@@ -370,3 +372,24 @@ def test_edits_that_there_are_not(walker: Walker) -> None:
             edit(Duel(TinyConfig()), x)
         with pytest.raises(UsageError, match="with 4"):
             edit(walker, x[:3])
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (lambda y: None, "sample.. returns None for 3 labels"),
+        (lambda y: np.zeros((len(y), 1, 28, 28), np.float32), r"returns an object of type ndarray \(3, 1, 28, 28\)"),
+        (lambda y: torch.zeros(len(y), 784), r"returns a tensor \(3, 784\) float32"),
+        (lambda y: torch.zeros(len(y) + 1, 1, 28, 28), r"returns a tensor \(4, 1, 28, 28\)"),
+        (lambda y: torch.zeros(len(y), 1, 28, 28, dtype=torch.uint8), "uint8 for 3 labels; it must be"),
+        (lambda y: torch.full((len(y), 1, 28, 28), torch.nan), "pixels that are not finite"),
+        (lambda y: 1 / 0, r"sample\(\) of Broken fails: ZeroDivisionError: division by zero \(.*test_sampling.py:\d+"),
+    ],
+)
+def test_what_a_plugin_draws_is_held_to_the_contract(found, message: str) -> None:
+    class Broken(Tiny):
+        def sample(self, y, *, noise):
+            return found(y)
+
+    with pytest.raises((ContractError, PluginError), match=message):
+        sample(Broken(TinyConfig(), 4), [0, 1, 2])

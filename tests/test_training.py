@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tiny import Duel, Tiny, TinyConfig, blobs
 from torch.optim import AdamW
 
-from mnistgen import CheckpointError, ContractError, Loss, TrainingError, UsageError, fit, to_float
+from mnistgen import CheckpointError, ContractError, Loss, PluginError, TrainingError, UsageError, fit, to_float
 from mnistgen.data import train_validation_split
 from mnistgen.training import Part, _Mixture, _Order, _schedule, _seeded, _WholeBatch, autocast_dtype, resolve_device
 
@@ -236,6 +236,97 @@ def test_a_loss_for_a_module_without_optimizer_is_refused() -> None:
 
     with pytest.raises(ContractError, match="no optimizer"):
         list(fit(make(cls=Lost), blobs(), steps=1))
+
+
+def _endless(model, x, y):
+    while True:
+        yield Loss(model.encoder.bias.sum(), model)
+
+
+def _fails(model, x, y):
+    yield 1 / 0
+
+
+def _loss(value=lambda model: model.encoder.bias.sum(), **fields):
+    return lambda model, x, y: iter([Loss(value(model), **({"module": model} | fields))])
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (lambda model, x, y: None, "losses.. returns None; it must be a generator"),
+        (lambda model, x, y: x.mean(), r"returns a tensor \(\) float32"),
+        (lambda model, x, y: Loss(x.mean(), model), "returns an object of type Loss"),
+        (lambda model, x, y: iter(()), "yields nothing"),
+        (lambda model, x, y: iter([x.mean()]), r"Loss 1 of Broken is a tensor \(\) float32; yield mnistgen.Loss"),
+        (lambda model, x, y: iter([0.5]), "is 0.5; yield"),
+        (lambda model, x, y: iter([None]), "is None; yield"),
+        (_loss(lambda model: 0.5), "as value 0.5; it must be a scalar float tensor"),
+        (_loss(lambda model: model.encoder.bias), r"as value a tensor \(3,\) float32"),
+        (_loss(lambda model: torch.zeros(())), "no gradient"),
+        (_loss(lambda model: torch.zeros((), dtype=torch.int64)), "int64; it must be a scalar float"),
+        (_loss(module="decoder"), "type str as its module"),
+        (_loss(module=torch.nn.Linear(2, 2)), "for Linear, for which optimizers.. has no optimizer"),
+        (_loss(logs={"kl": 1.0}), "logs 'kl': 1.0; logs are finite scalar tensors"),
+        (_loss(logs={"kl": torch.zeros(3)}), r"logs 'kl': a tensor \(3,\)"),
+        (_loss(logs=[1]), "as logs an object of type list"),
+        (_endless, "1,000 losses in one step and goes on"),
+        (_fails, r"losses\(\) of Broken fails: ZeroDivisionError: division by zero \(.*test_training.py:\d+\)"),
+    ],
+)
+def test_a_plugin_that_breaks_the_contract_is_told_in_a_sentence(losses, message: str) -> None:
+    class Broken(Tiny):
+        def losses(self, x, y):
+            return losses(self, x, y)
+
+    with pytest.raises((ContractError, PluginError), match=message):
+        list(fit(make(cls=Broken), blobs(), steps=1, precision="fp32"))
+
+    class BrokenLater(Tiny):
+        def losses(self, x, y):
+            self.steps = getattr(self, "steps", 0) + 1
+            return losses(self, x, y) if self.steps == 2 else super().losses(x, y)
+
+    if "logs" not in message:  # of a later step, only what stops it is looked at
+        with pytest.raises((ContractError, PluginError), match=message.replace("Broken", "BrokenLater")):
+            list(fit(make(cls=BrokenLater), blobs(), steps=3, precision="fp32"))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("prepare", "prepare.. of Broken fails: ZeroDivisionError"),
+        ("optimizers", "optimizers.. of Broken fails: ZeroDivisionError"),
+        ("validation_loss", "validation_loss.. of Broken fails: ZeroDivisionError"),
+    ],
+)
+def test_an_error_of_a_plugins_method_names_it(method: str, message: str) -> None:
+    class Broken(Tiny):
+        pass
+
+    setattr(Broken, method, lambda *_: 1 / 0)
+    train, validation = train_validation_split(blobs(60), 20)
+    with pytest.raises(PluginError, match=message):
+        list(fit(make(cls=Broken), train, validation=validation, steps=1))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (lambda model: None, "returns None"),
+        (lambda model: AdamW(model.parameters()), "returns an object of type AdamW"),
+        (lambda model: {}, "returns an object of type dict"),
+        (lambda model: {"encoder": AdamW(model.parameters())}, "for an object of type str"),
+        (lambda model: {torch.nn.Linear(2, 2): AdamW(model.parameters())}, "Linear that is no part of the model"),
+    ],
+)
+def test_optimizers_are_held_to_the_contract(found, message: str) -> None:
+    class Broken(Tiny):
+        def optimizers(self):
+            return found(self)
+
+    with pytest.raises(ContractError, match=message):
+        list(fit(make(cls=Broken), blobs(), steps=1))
 
 
 def test_autocast_is_around_the_loss_alone() -> None:

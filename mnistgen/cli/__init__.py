@@ -6,9 +6,12 @@ Nothing here imports torch, so `mnistgen --help` answers at once.
 import importlib
 import os
 import sys
+import traceback
 from typing import NamedTuple
 
-from mnistgen.errors import MnistgenError, UsageError, suggestion
+from mnistgen.errors import MnistgenError, PluginError, UsageError, suggestion
+
+TRACEBACK = "MNISTGEN_TRACEBACK"  # environment variable that shows where an error comes from
 
 
 class Command(NamedTuple):
@@ -56,10 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return _run(arguments)
-    except UsageError as error:
-        return _fail(str(error), 2)
     except MnistgenError as error:
-        return _fail(str(error), 1)
+        return _fail(_told(error), 2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has gone: `mnistgen models | head -1`
@@ -84,6 +85,14 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as stop:  # the flag parser's own: --help, or a flag it does not know
         return stop.code if isinstance(stop.code, int) else 2
     return code
+
+
+def _told(error: MnistgenError) -> str:
+    """The sentence, and for a plugin's own error the traceback or how to get it."""
+    if os.environ.get(TRACEBACK):
+        return "".join(traceback.format_exception(error)) + str(error)
+    own = isinstance(error, PluginError) and error.__cause__ is not None
+    return f"{error} {TRACEBACK}=1 shows the traceback." if own else str(error)
 
 
 def _fail(message: str, code: int) -> int:

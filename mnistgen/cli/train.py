@@ -15,6 +15,7 @@ from mnistgen import registry
 from mnistgen.checkpoint import HOME, WEIGHTS, load, save, weights_for
 from mnistgen.cli.training import LOG, Files, Meter, TrainOptions, remove, train
 from mnistgen.console import duration, out, show
+from mnistgen.contract import told
 from mnistgen.data import Dataset, to_float
 from mnistgen.errors import CheckpointError, UsageError
 from mnistgen.files import clear_leftovers
@@ -198,7 +199,7 @@ def _lacks_validation_loss(model: GenerativeModel, data: Dataset) -> bool:
     """Whether the model, in eval mode, has nothing to compare on held-out images; two images tell."""
     x, y = to_float(data.images[:2]), data.y[:2]
     device = _device_of(model)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), told("validation_loss()", type(model)):
         return model.validation_loss(x.to(device), y.to(device)) is None
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from mnistgen.checkpoint import WEIGHTS, load_state, save_state
 from mnistgen.cli.arguments import Common, parse
 from mnistgen.console import Display, numbers
+from mnistgen.contract import told
 from mnistgen.data import Dataset, load_training_data, train_validation_split
 from mnistgen.errors import CheckpointError, ContractError, MnistgenError, UsageError
 from mnistgen.files import atomic_file, clear_leftovers
@@ -212,7 +213,8 @@ def _resumed(
 def _build(cls: type[Trainable], config: BaseConfig, num_classes: int, seed: int) -> Trainable:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return cls(config, num_classes)
+        with told("__init__()", cls):
+            return cls(config, num_classes)
 
 
 class Meter:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnistgen.contract import check_images, told
 from mnistgen.data import to_uint8
-from mnistgen.errors import ContractError, UsageError
+from mnistgen.errors import UsageError
 from mnistgen.model import IMAGE_SHAPE, GenerativeModel, Noise
 from mnistgen.sampling.room import require_room
 
@@ -49,17 +50,14 @@ def sample_batches(
 
     def draw(indices: range) -> Tensor:
         noise = Noise(seed, range(first + indices.start, first + indices.stop), device)
-        with torch.no_grad(), Eval(model):
+        with told("sample()", type(model)), torch.no_grad(), Eval(model):
             return model.sample(y[indices.start : indices.stop].to(device), noise=noise, **knobs)
 
     require_room(min(batch_size, len(y)), device, lambda n: draw(range(n)))
     for start in range(0, len(y), batch_size):
         indices = range(start, min(start + batch_size, len(y)))
         images = draw(indices)
-        if images.shape != (len(indices), 1, 28, 28):
-            raise ContractError(
-                f"{type(model).__name__}.sample returned {tuple(images.shape)} for {len(indices)} labels."
-            )
+        check_images(images, len(indices), f"{type(model).__name__}.sample()")
         yield to_uint8(images).cpu()
 
 
