@@ -138,7 +138,7 @@ def joined(parts: Sequence[Dataset], split: str) -> Dataset:
     """Parts of one dataset, one after another. Raises `DataError` where some have labels and others have none."""
     first, *rest = parts
     if not rest:
-        return replace(first, split=split)
+        return first if first.split == split else replace(first, split=split)  # itself, with the hash it may know
     if len({part.labels is None for part in parts}) > 1:
         raise DataError(f"{first.name}: some of its parts have labels, and others have none.")
     return replace(

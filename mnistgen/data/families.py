@@ -2,7 +2,7 @@
 
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _DIGITS = tuple(string.digits)
 # EMNIST merges the lower-case letters that look like their capitals in its by-merge and balanced splits.
@@ -19,6 +19,8 @@ class Family:
     class_names: tuple[str, ...]
     first_label: int = 0
     transposed: bool = False  # the files hold the images with rows and columns exchanged
+    hashes: Mapping[str, str] = field(default_factory=dict)  # split -> `Dataset.hash`, where that is known
+    md5: Mapping[str, str] = field(default_factory=dict)  # file -> MD5 of what it unpacks to, likewise
 
 
 _FILES = {
@@ -36,7 +38,19 @@ def _emnist(split: str, class_names: tuple[str, ...], first_label: int = 0) -> F
 
 
 FAMILIES = {
-    "mnist": Family("MNIST", "MNIST", _FILES, _DIGITS),
+    "mnist": Family(
+        "MNIST",
+        "MNIST",
+        _FILES,
+        _DIGITS,
+        hashes={"train": "c793f765fd255530", "test": "ba58600db7efb7e0"},
+        md5={
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },
+    ),
     "fashion": Family(
         "Fashion-MNIST",
         "FashionMNIST",

@@ -18,6 +18,7 @@ from mnistgen.data import download as downloads
 from mnistgen.data.convert import to_images
 from mnistgen.data.dataset import LARGEST_CLASSES, Dataset, checked_labels, joined, same_length
 from mnistgen.data.families import ALIASES, DIGITS, FAMILIES, Family
+from mnistgen.data.known import require_known, shipped
 from mnistgen.data.readers import (
     Npz,
     is_image,
@@ -191,7 +192,7 @@ def _open(source: str | Path, data_dir: Path | str | None) -> Source:
         if name in FAMILIES:
             return Named(name, FAMILIES[name], data_folder(data_dir))
         if name == DIGITS:
-            return NpzArchive(DIGITS, Path(__file__).with_name(f"{DIGITS}.npz"))
+            return NpzArchive(DIGITS, shipped(Path(__file__).with_name(f"{DIGITS}.npz")))
     path = _expanded(source)
     if not path.exists():
         if isinstance(source, Path) or os.sep in source or "/" in source or path.suffix:
@@ -251,7 +252,8 @@ class Named(Source):
             downloads.download(self.family, folder, split)
             paths = [downloads.plain_or_packed(folder / name) for name in names]
         images, labels = (path or folder / name for path, name in zip(paths, names, strict=True))
-        return _read_idx_pair(images, labels, resize, self.family, self.name, split)
+        data = _read_idx_pair(images, labels, resize, self.family, self.name, split)
+        return require_known(data, self.family, images, labels)
 
 
 # --- IDX by path ---

@@ -1,0 +1,38 @@
+"""Whether files that go by a famous name hold what everybody means by it."""
+
+import gzip
+import hashlib
+from pathlib import Path
+
+from mnistgen import integrity
+from mnistgen.data.dataset import Dataset
+from mnistgen.data.families import Family
+from mnistgen.errors import DataError
+
+
+def require_known(data: Dataset, family: Family, *files: Path) -> Dataset:
+    """`data`, a split read from `files`. Raises `DataError` that names the file where it is not what is known."""
+    if family.hashes.get(data.split, data.hash) == data.hash:
+        return data
+    altered = [file for file in files if family.md5.get(file.name.removesuffix(".gz")) != _md5(file)] or list(files)
+    raise DataError(
+        f"{' and '.join(map(str, altered))}: not the {data.split} split of {family.title}, though called so: it was "
+        f"altered, or is damaged. Remove it to have {family.title} downloaded again; to use it as it is, give its path "
+        f"as the dataset: --data {files[0].parent}"
+    )
+
+
+def shipped(file: Path) -> Path:
+    """`file`, which ships with mnistgen. Raises `DataError` where it is not as it shipped, and `OSError`."""
+    try:
+        integrity.check_shipped(file, file.read_bytes())
+    except integrity.DamagedError as error:
+        raise DataError(f"{file}: {error}; install mnistgen again.") from error
+    return file
+
+
+def _md5(file: Path) -> str:
+    """The checksum of a file, unpacked where it is packed."""
+    content = file.read_bytes()
+    content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
