@@ -13,14 +13,26 @@ from rich.style import Style
 from rich.text import Text
 from torch import Tensor
 
+from mnistgen.text import printable, say
+
 PLAIN_INTERVAL = 10.0  # seconds between lines where the output is not a terminal
 MOST_SHRUNK = 4  # a digit of 28 pixels is still seen at 7
 
 
+class SafeConsole(Console):
+    """A console on which text, also that of tables, is shown as it is: it moves no cursor and changes no colours."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
 def out() -> Console:
     """Results, on standard output; lines are not folded where it is a file or a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=10_000, soft_wrap=True)
+    console = SafeConsole()
+    return console if console.is_terminal else SafeConsole(width=10_000, soft_wrap=True)
 
 
 def picture(image: Tensor) -> Text:
@@ -42,7 +54,7 @@ def show(image: Tensor) -> None:
     """Print a picture where standard output is a terminal that can show one; otherwise nothing."""
     console = out()
     has_greys = console.is_terminal and console.color_system in ("256", "truecolor")
-    if has_greys and image.shape[1] <= MOST_SHRUNK * console.width:
+    if has_greys and not console.options.ascii_only and image.shape[1] <= MOST_SHRUNK * console.width:
         console.print(picture(image))
 
 
@@ -58,7 +70,7 @@ class Display:
     """One line of progress: a bar in a terminal, a plain line every few seconds elsewhere, nothing when quiet."""
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
-        self.title, self.quiet = title, quiet
+        self.title, self.quiet = printable(title), quiet
         self._start = time.monotonic()
         self._first: float | None = None
         self._last_line = -PLAIN_INTERVAL
@@ -75,30 +87,30 @@ class Display:
         eta = (now - self._start) / gained * (1 - progress) if gained > 0 else None
         ends = f"  {duration(eta)} left" if eta is not None and not last else ""
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=progress, detail=f"{text}{ends}")
+            self._bar.update(self._bar.task_ids[0], completed=progress, detail=printable(f"{text}{ends}"))
         elif last or now - self._last_line >= PLAIN_INTERVAL:
             self._last_line = now
-            print(f"{self.title}  {progress:4.0%}  {text}{ends}", file=sys.stderr, flush=True)
+            say(f"{self.title}  {progress:4.0%}  {text}{ends}", sys.stderr)
 
     def note(self, text: str) -> None:
         """A line of its own, for what must not scroll away."""
         if self._bar is not None:
             self._bar.console.print(text)
         elif not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            say(text, sys.stderr)
 
     @contextmanager
     def live(self) -> Iterator["Display"]:
         """Inside, a bar is shown where standard error is a terminal."""
-        console = Console(stderr=True, highlight=False)
+        console = SafeConsole(stderr=True)
         if self.quiet or not console.is_terminal:
             yield self
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(20),
             TaskProgressColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
         )
         with Progress(*columns, console=console) as bar:
             self._bar = bar

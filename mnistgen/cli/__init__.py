@@ -7,9 +7,11 @@ import importlib
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import NamedTuple
 
 from mnistgen.errors import MnistgenError, PluginError, UsageError, suggestion
+from mnistgen.text import say, show_plainly
 
 TRACEBACK = "MNISTGEN_TRACEBACK"  # environment variable that shows where an error comes from
 
@@ -57,15 +59,23 @@ commands:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    show_plainly()
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()  # here, where an error is told, and not when Python ends
+        return code
     except MnistgenError as error:
         return _fail(_told(error), 2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output has gone: `mnistgen models | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 1
+    except OSError as error:  # of a disk or a path, wherever that was met
+        _silence()
+        return _fail(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}.", 1)
+    except UnicodeEncodeError as error:  # a path with half a character in it
+        return _fail(f"{error.object!r}: cannot be the path of a file: {error.reason}.", 1)
 
 
 def _run(arguments: list[str]) -> int:
@@ -97,5 +107,14 @@ def _told(error: MnistgenError) -> str:
 
 def _fail(message: str, code: int) -> int:
     if os.environ.get("RANK", "0") == "0":
-        print(f"mnistgen: {message}", file=sys.stderr)
+        with suppress(OSError):  # then there is nobody to tell
+            say(f"mnistgen: {message}", sys.stderr)
     return code
+
+
+def _silence() -> None:
+    """Let what is still to be printed, which Python does at its end, fail no more where it cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from mnistgen.cli import arguments as flags
+from mnistgen.text import say
 
 EXAMPLES = """
 mnistgen check vae
@@ -32,17 +33,17 @@ def run(arguments: list[str], prog: str) -> int:
     model = model_class(options.name)
     entry = entry_of(model)
     assert entry is not None
-    print(f"{options.name} ({entry.source})")
+    say(f"{options.name} ({entry.source})")
     kept = broken = 0
     for rule, problem in check_rules(
         model, seed=options.seed, overfit_steps=options.overfit_steps, device=options.device
     ):
-        print(f"{'ok' if problem is None else 'broken':<8}{rule}", flush=True)
+        say(f"{'ok' if problem is None else 'broken':<8}{rule}")
         if problem is None:
             kept += 1
         else:
             broken += 1
-            print(f"        {problem}")
+            say(f"        {problem}")
     untried = len(rules_of(model)) - kept - broken
-    print(f"{kept} rules kept, {broken} broken{f', {untried} not tried' if untried else ''}.")
+    say(f"{kept} rules kept, {broken} broken{f', {untried} not tried' if untried else ''}.")
     return 1 if broken else 0

@@ -86,16 +86,17 @@ def _show(options: ShowOptions) -> int:
     if options.out is not None and options.out.suffix.lower() != ".png":
         raise UsageError(f"--out {options.out}: the picture is a .png; `mnistgen data export` writes the data.")
     dataset = load_data(options.source, options.split, data_dir=options.data_dir, resize=options.resize)
+    picture = class_grid(dataset, options.seed)
+    if options.out is not None:  # before anything is printed, whose reader may stop reading
+        command = ["mnistgen", "data", options.source, "--split", options.split, "--seed", str(options.seed)]
+        metadata = {"Software": "mnistgen", "Source": shlex.join(command), "Hash": dataset.hash}
+        save_png(options.out, picture, metadata)
     console = out()
     console.print(_facts(dataset, options))
     if dataset.labels is not None:
         console.print(_classes(dataset))
-    picture = class_grid(dataset, options.seed)
     show(picture)
     if options.out is not None:
-        command = ["mnistgen", "data", options.source, "--split", options.split, "--seed", str(options.seed)]
-        metadata = {"Software": "mnistgen", "Source": shlex.join(command), "Hash": dataset.hash}
-        save_png(options.out, picture, metadata)
         console.print(f"picture: {options.out}", markup=False)
     return 0
 

@@ -166,16 +166,8 @@ def _test(arguments: list[str], prog: str) -> int:
     result = evaluate(model, data)
     seconds = time.perf_counter() - start
 
-    console = out()
+    # The files first: who reads what is printed may stop reading.
     subject = f"{name} ({evaluator_hash(model)}) on {len(data)} {data.split} images of {data.name}"
-    console.print(subject, markup=False)
-    if trained_on != data.name:
-        console.print(f"note: it was trained on {trained_on or 'an unnamed dataset'}", markup=False)
-    console.print(f"accuracy           {_percent(result)}, {len(result.misclassified)} errors", markup=False)
-    console.print(f"calibration error  {result.calibration_error:.4f}", markup=False)
-    console.print(f"speed              {len(data) / seconds:,.0f} images/s", markup=False)
-    console.print(_table(result, data))
-
     folder = options.out or Path("samples") / f"evaluator-{name}-{data.name}"
     numbers: dict[str, Any] = {"classifier": name, "hash": evaluator_hash(model), "dataset": data.name}
     numbers |= {"split": data.split, "dataset_hash": data.hash, "images_per_second": round(len(data) / seconds)}
@@ -183,10 +175,20 @@ def _test(arguments: list[str], prog: str) -> int:
     with atomic_file(folder / "test.json") as temporary:
         temporary.write_text(json.dumps(numbers, indent=2) + "\n", "utf-8")
     draw_confusion(result, data, folder / "confusion.png", subject)
-    console.print(f"confusion matrix   {folder / 'confusion.png'}", markup=False)
     wrong = result.misclassified[:SHOWN_ERRORS]
     if len(wrong):
         draw_errors(result, data, folder / "misclassified.png", subject)
+
+    console = out()
+    console.print(subject, markup=False)
+    if trained_on != data.name:
+        console.print(f"note: it was trained on {trained_on or 'an unnamed dataset'}", markup=False)
+    console.print(f"accuracy           {_percent(result)}, {len(result.misclassified)} errors", markup=False)
+    console.print(f"calibration error  {result.calibration_error:.4f}", markup=False)
+    console.print(f"speed              {len(data) / seconds:,.0f} images/s", markup=False)
+    console.print(_table(result, data))
+    console.print(f"confusion matrix   {folder / 'confusion.png'}", markup=False)
+    if len(wrong):
         if not options.quiet:
             show(grid(data.images[wrong], min(20, len(wrong))))
         console.print(f"misclassified      {folder / 'misclassified.png'}", markup=False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mnistgen.cli import arguments as flags
 from mnistgen.errors import MnistgenError
 from mnistgen.registry import claims, clash, list_models, misnamed, misnomer, model_class, unreadable
+from mnistgen.text import printable, say
 
 EXAMPLES = """
 mnistgen models
@@ -49,7 +50,7 @@ def run(arguments: list[str], prog: str) -> int:
         _table(header, rows)
     else:
         for row in rows:
-            print("\t".join(" ".join(cell.split()) for cell in row))
+            say("\t".join(" ".join(cell.split()) for cell in row))
     return 1 if failures else 0
 
 
@@ -72,5 +73,6 @@ def _table(header: list[str], rows: list[list[str]]) -> None:
     for title in header:
         table.add_column(title, overflow="fold", no_wrap=title == "name")
     for row in rows:
-        table.add_row(*map(Text, row))  # Text: a description may hold square brackets, which are rich's markup
+        # Text: a description may hold square brackets, which are rich's markup.
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)

@@ -16,6 +16,7 @@ from mnistgen.cli import arguments as flags
 from mnistgen.errors import UsageError
 from mnistgen.files import atomic_folder
 from mnistgen.registry import claims
+from mnistgen.text import say
 
 EXAMPLES = """
 mnistgen new my-model                    write mnistgen-my-model/ here
@@ -37,9 +38,9 @@ def run(arguments: list[str], prog: str) -> int:
     options = flags.parse(Options, arguments, prog=prog, examples=EXAMPLES)
     folder = (options.out or Path(f"mnistgen-{options.name}")).expanduser()
     write_plugin(options.name, folder)
-    print(f"Wrote {folder}. Next:")
+    say(f"Wrote {folder}. Next:")
     for command in (f"pip install -e {folder}", f"mnistgen check {options.name}", f"mnistgen train {options.name}"):
-        print(f"  {command}")
+        say(f"  {command}")
     return 0
 
 

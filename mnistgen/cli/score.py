@@ -129,15 +129,21 @@ def run(arguments: list[str], prog: str) -> int:
     data = options.data or dataset_of(sources)
     scorer = Scorer(data, split=options.split, device=device, data_dir=options.data_dir)
     scores = [_score(scorer, source, options) for source in sources]
-    if len(scores) == 1:
-        _print_one(scores[0], options)
-    else:
-        _print_several(ranked(scores))
-    for score in scores:
-        _pictures(score, options, several=len(scores) > 1, command=shlex.join(["mnistgen", "score", *arguments]))
-    if options.json is not None:
-        write_json(options.json, scores)
-        out().print(f"numbers     {options.json}", markup=False)
+    command = shlex.join(["mnistgen", "score", *arguments])
+    try:  # the files first: who reads what is printed may stop reading
+        files = [
+            line for score in scores for line in _pictures(score, options, several=len(scores) > 1, command=command)
+        ]
+        if options.json is not None:
+            write_json(options.json, scores)
+            files.append(f"numbers     {options.json}")
+    finally:
+        if len(scores) == 1:
+            _print_one(scores[0], options)
+        else:
+            _print_several(ranked(scores))
+    for line in files:
+        out().print(line, markup=False)
     return 0
 
 
@@ -326,15 +332,15 @@ def _floors(score: Score, judges: list[str]) -> list[str]:
     return ["" if times is None else f"{times:.1f}" for times in (score.floors, *by)]
 
 
-def _pictures(score: Score, options: ScoreOptions, *, several: bool, command: str) -> None:
+def _pictures(score: Score, options: ScoreOptions, *, several: bool, command: str) -> list[str]:
+    """Write the pictures of a score; returns lines that say where they are."""
     home = Path("samples") / f"score-{score.name}" if options.out is None else options.out
     folder = home / score.name if several and options.out is not None else home
     provenance = {"Software": "mnistgen", "Source": command, "Protocol": score.protocol_line}
     save_png(folder / "grid.png", score.picture(), provenance, scale=2)
-    out().print(f"pictures    {folder / 'grid.png'}", markup=False)
+    lines = [f"pictures    {folder / 'grid.png'}"]
     if score.strip is not None:
         strip = score.strip
         save_png(folder / "nearest.png", grid(strip, len(strip) // 2), provenance, scale=3)
-        out().print(
-            f"            {folder / 'nearest.png'} (above samples, below the nearest training images)", markup=False
-        )
+        lines.append(f"            {folder / 'nearest.png'} (above samples, below the nearest training images)")
+    return lines

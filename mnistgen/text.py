@@ -1,0 +1,55 @@
+"""What is safe to show: text of others without control characters, and any text where the encoding is not UTF-8."""
+
+import codecs
+import io
+import os
+import re
+import sys
+import unicodedata
+from pathlib import Path
+from typing import IO
+
+# Control characters but tab and newline, what turns the direction of writing, line separators, halves of characters.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_PLAIN = {"▀": "#", "█": "#", "±": "+-", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "\N{MULTIPLICATION SIGN}": "x"}
+_ERRORS = "mnistgen.plain"
+
+
+def printable(text: str) -> str:
+    """`text` that came from elsewhere - a file's name or metadata, a server, a plugin - for a terminal.
+
+    What would move the cursor, change colours or hide text is shown as its escape: `\\x1b[2J`.
+    """
+    return _UNSAFE.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+def say(text: str, file: IO[str] | None = None) -> None:
+    """Print a line that may hold text of others; at once, since a command may take long."""
+    print(printable(text), file=file or sys.stdout, flush=True)
+
+
+def show_plainly() -> None:
+    """From now on, standard output and error show what their encoding lacks by plain characters, and never fail.
+
+    Where one is closed, which Python gives as None, what is printed there is lost.
+    """
+    codecs.register_error(_ERRORS, _plain)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_ERRORS)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_plain_character, error.object[error.start : error.end])), error.end
+
+
+def _plain_character(character: str) -> str:
+    if _UNSAFE.match(character):
+        return printable(character)
+    ascii_part = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return _PLAIN.get(character) or ascii_part or "?"
