@@ -37,7 +37,7 @@ from safetensors import safe_open
 
 from mnistgen import list_models, read_checkpoint
 from mnistgen.checkpoint import WEIGHTS, load_state, read_tensors
-from mnistgen.cli.training import STATE
+from mnistgen.cli.run_folder import STATE
 from mnistgen.console import duration
 from mnistgen.files import atomic_file
 from mnistgen.scoring import N

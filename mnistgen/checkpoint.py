@@ -25,6 +25,7 @@ from mnistgen.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     ContractError,
+    DamagedRunError,
     UsageError,
     suggestion,
 )
@@ -271,16 +272,16 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote. Raises `CheckpointError` where it is missing or damaged."""
+    """Read what `save_state` wrote. Raises `CheckpointError` where it is missing, `DamagedRunError` where damaged."""
     if not path.is_file():
         raise CheckpointError(f"{path}: is not there, so there is nothing to resume. Leave out --resume to start.")
     try:
         content = io.BytesIO(integrity.read_line(path.read_bytes(), former=b"PK"))
         state = torch.load(content, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: is damaged and cannot be resumed ({str(error).splitlines()[0]}).") from error
+        raise DamagedRunError(f"{path}: is damaged and cannot be resumed ({str(error).splitlines()[0]}).") from error
     if not isinstance(state, dict) or "identity" not in state:
-        raise CheckpointError(f"{path}: is not the state of a run.")
+        raise DamagedRunError(f"{path}: is not the state of a run.")
     return state
 
 

@@ -28,6 +28,10 @@ class CheckpointError(MnistgenError):
     """A checkpoint cannot be read, written, found or resumed."""
 
 
+class DamagedRunError(CheckpointError):
+    """The state of a run is not what it should be, so that the run cannot be resumed."""
+
+
 class CheckpointNotFoundError(CheckpointError, UsageError):
     """No checkpoint has the name or path that was given."""
 

@@ -9,63 +9,71 @@ from mnistgen.errors import MnistgenError
 from mnistgen.files import atomic_file
 
 LOOKS = {"label_agreement": "label agreement", "coverage": "coverage (by the auditor)"}  # in [0, 1]
+RATE = "learning rate"
+FEW = 20  # points of a line that are marked one by one
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a training log, one a line; a last line cut short by a kill is left out."""
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == 1 + len(records) and not line.endswith("}"):
-                break
-            raise MnistgenError(f"{path}, line {number}: is not JSON: {error}.") from error
-        records.append(record)
-    return records
+    """The records of a training log, one a line. What is no record, such as a line cut short by a kill, is left out."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise MnistgenError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    records = (_parsed(line) for line in lines)
+    return [record for record in records if _is_record(record)]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_record(value: Any) -> bool:
+    """Whether it has what every record of a log has, in the right types."""
+    if not isinstance(value, dict) or not isinstance(value.get("step"), int) or not _is_number(value.get("lr")):
+        return False
+    losses, watch = value.get("losses"), value.get("watch")
+    if not isinstance(losses, dict) or not all(_is_number(x, none=True) for x in losses.values()):
+        return False
+    if watch is not None and not (isinstance(watch, dict) and all(_is_number(watch.get(k), none=True) for k in LOOKS)):
+        return False
+    return _is_number(value.get("validation"), none=True)
+
+
+def _is_number(value: Any, *, none: bool = False) -> bool:
+    return (none and value is None) or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def curves(log: Path, path: Path, title: str) -> None:
-    """Draw every quantity of a training log against steps into a PNG, the validation loss over its own loss.
+    """Draw every quantity of a training log against steps into a PNG, the validation loss over the loss of that name.
 
-    What was seen of the samples on the way has panels where the log has it.
+    What was seen of the samples on the way has panels where the log has it; what was never finite has none.
     """
     from matplotlib.figure import Figure
 
-    records = read_log(log)
-    for record in records:  # what was not finite has no place on an axis
-        record["losses"] = {name: math.nan if x is None else x for name, x in record["losses"].items()}
-    names = list(dict.fromkeys(name for record in records for name in record["losses"]))
-    looks = {
-        title: [(r["step"], r["watch"][key]) for r in records if r.get("watch") and r["watch"][key] is not None]
-        for key, title in LOOKS.items()
-    }
-    panels = [*names, *(title for title, points in looks.items() if points), "learning rate"]
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
+    panels = _panels(read_log(log))
+    columns = max(1, min(3, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
     figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
-    for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=False):
-        if name == "learning rate":
-            axes.plot([r["step"] for r in records], [r["lr"] for r in records], color="0.3")
-            axes.set_title("learning rate (share of the peak)", fontsize=9)
-        elif name in looks:
-            axes.plot(*zip(*looks[name], strict=True), marker=".", lw=1)
-            axes.set_ylim(-0.02, 1.02)
-            axes.set_title(name, fontsize=9)
-        else:
-            seen = [r for r in records if name in r["losses"]]
-            axes.plot([r["step"] for r in seen], [r["losses"][name] for r in seen], label="training", lw=1)
-            axes.set_title(name, fontsize=9)
-            held_out = [r for r in records if r.get("validation") is not None]
-            if name == "loss" and held_out:
-                axes.plot(
-                    [r["step"] for r in held_out], [r["validation"] for r in held_out], label="validation", lw=1.5
-                )
-                axes.legend(fontsize=8)
-            _skip_the_start(axes, [r["losses"][name] for r in seen])
+    places = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (name, lines) in zip(places, panels.items(), strict=False):
+        for label, points in lines.items():
+            # A line through one point is nothing to see, and one through a few is not seen to be so few.
+            axes.plot(*zip(*points, strict=True), label=label, lw=1, marker="." if len(points) <= FEW else "")
+        axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
+        if len(lines) > 1:  # above the axes, where it hides nothing
+            axes.legend(fontsize=7, ncols=len(lines), frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98))
+        if name in LOOKS.values():
+            axes.set_ylim(-0.02, 1.02)
+        elif name != RATE:
+            _skip_the_start(axes, list(lines.values()))
     for axes in figure.axes[len(panels) :]:
         axes.set_visible(False)
     figure.suptitle(title, fontsize=10)
@@ -73,9 +81,31 @@ def curves(log: Path, path: Path, title: str) -> None:
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def _skip_the_start(axes: Any, values: list[float]) -> None:
-    """Scale the axis to all but the first values, whose fall would hide the rest of the curve."""
-    rest = [value for value in values[max(1, len(values) // 20) :] if math.isfinite(value)]
+def _panels(records: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """By the titles of the panels the lines in them, by label: points (step, value), all finite."""
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
+
+    def add(panel: str, label: str, step: int, value: float | None) -> None:
+        if value is not None and math.isfinite(value):
+            panels.setdefault(panel, {}).setdefault(label, []).append((step, value))
+
+    for record in records:
+        for name, value in record["losses"].items():
+            add(name, "training", record["step"], value)
+    held_out = "loss" if "loss" in panels else "validation loss"
+    for record in records:
+        add(held_out, "validation", record["step"], record.get("validation"))
+    for key, panel in LOOKS.items():
+        for record in records:
+            add(panel, "samples", record["step"], (record.get("watch") or {}).get(key))
+    for record in records:
+        add(RATE, "rate", record["step"], record["lr"])
+    return panels
+
+
+def _skip_the_start(axes: Any, lines: list[list[tuple[int, float]]]) -> None:
+    """Scale the axis to all but the first values of each line, whose fall would hide the rest of the curve."""
+    rest = [value for points in lines for _, value in points[min(len(points) - 1, max(1, len(points) // 20)) :]]
     if len(rest) > 10 and max(rest) > min(rest):
         margin = 0.05 * (max(rest) - min(rest))
         axes.set_ylim(min(rest) - margin, max(rest) + margin)

@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 
 from mnistgen.contract import check_loss, check_losses, check_optimizers, check_validation_loss, optimizer_of, told
 from mnistgen.data import Dataset, to_float
-from mnistgen.errors import CheckpointError, TrainingError, UsageError
+from mnistgen.errors import CheckpointError, DamagedRunError, TrainingError, UsageError
 from mnistgen.limits import checked_seed, require_memory
 from mnistgen.model import IMAGE_SHAPE, Loss, Trainable
 from mnistgen.nn import computes_in_bfloat16
@@ -51,6 +51,9 @@ _COUNTERS = (
     "best_validation",
     "best_step",
     "validations_since_best",
+)
+_SHAPED_AS_PARAMETERS = frozenset(
+    ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "momentum", "mean", "square")
 )
 
 
@@ -121,20 +124,57 @@ class Run:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`. Raises `CheckpointError` where it belongs to another run."""
+        """Continue from `state_dict()`.
+
+        Raises `CheckpointError` where it belongs to another run, and `DamagedRunError` where it is not what that
+        returns.
+        """
+        identity = state.get("identity")
+        if not isinstance(identity, Mapping):
+            raise DamagedRunError("The state of the run is damaged: it does not say which run it belongs to.")
         for name, mine in self.identity.items():
-            theirs = state["identity"].get(name)
+            theirs = identity.get(name)
             if theirs != mine:
                 raise CheckpointError(
                     f"The run to resume was started with {name} {theirs!r}, and this one has {mine!r}. "
                     "Resume with the same, or start anew."
                 )
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        for optimizer, saved in zip(self.optimizers.values(), state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        for name in _COUNTERS:
-            setattr(self, name, state[name])
+        try:
+            counters = {name: _counter(state[name], type(getattr(self, name))) for name in _COUNTERS}
+            self.model.load_state_dict(state["model"])
+            self.ema.load_state_dict(state["ema"])
+            for optimizer, saved in zip(self.optimizers.values(), state["optimizers"], strict=True):
+                _require_state_of(optimizer, saved)
+                optimizer.load_state_dict(saved)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+            raise DamagedRunError(f"The state of the run is damaged: {reason.rstrip('.')}.") from error
+        for name, value in counters.items():
+            setattr(self, name, value)
+
+
+def _counter(value: float, kind: type) -> float:
+    """A counter of a run as it is in a state. Raises `ValueError`."""
+    if type(value) is kind and (value >= 0 if isinstance(value, int) else not math.isnan(float(value))):
+        return value
+    raise ValueError(f"a counter of the run is {value!r}")
+
+
+def _require_state_of(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Raise where `saved` is not of this optimizer, as far as torch does not look.
+
+    Which tensors an optimizer keeps is its own business; but it keeps the same ones of all parameters of a group, and
+    those that are called so have the parameter's shape.
+    """
+    keys_of_group: dict[int, set[str]] = {}
+    parameters = [(p, n) for n, group in enumerate(optimizer.param_groups) for p in group["params"]]
+    for index, kept in saved["state"].items():
+        parameter, group = parameters[index]
+        if keys_of_group.setdefault(group, set(kept)) != set(kept):
+            raise ValueError(f"an optimizer's state lacks something of parameter {index}")
+        for key in _SHAPED_AS_PARAMETERS & set(kept):
+            if kept[key] is not None and kept[key].shape != parameter.shape:
+                raise ValueError(f"an optimizer's {key} of parameter {index} has the shape {tuple(kept[key].shape)}")
 
 
 def fit(
@@ -175,8 +215,11 @@ def fit(
     if sum(length is not None for length in (epochs, steps, budget)) > 1:
         raise UsageError("Give one length of training: epochs, steps or a budget.")
     for name, value in (("epochs", epochs), ("steps", steps), ("budget", budget)):
-        if value is not None and not value > 0:
-            raise UsageError(f"{name} is {value}; it must be positive.")
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{name} is {value}; it must be positive and finite.")
+    for name, number in (("validate_every", validate_every), ("patience", patience)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} is {number}; it must be at least 1.")
     if data.num_classes > model.num_classes:
         raise UsageError(
             f"{data.name} has {data.num_classes} classes and the model was built for {model.num_classes}; "
@@ -218,11 +261,11 @@ def fit(
     stepper = _Stepper(run, autocast_dtype(where, precision), where, share)
     images, labels = data.images.to(where), data.y.to(where)
     clock = _Clock(run.seconds, share if budget is not None else _Share(0, 1))
+    length = _Length(total, budget, len(validation) / batch if validation is not None else 0)
 
-    while run.progress < 1:
-        progress = run.step / total if total is not None else clock.read() / _not_none(budget)
+    while run.progress < 1 and not (patience is not None and run.validations_since_best >= patience):
         # A budget that runs out between two steps leaves one to take, or nobody would be told that it was the last.
-        progress = min(progress, 1.0)
+        progress = length.progress(run.step, began := clock.read())
         lr = _schedule(config.schedule, progress, run.step + 1, config.warmup_steps)
         rows = share.rows(order.batch(run.step)).to(where)
         x = to_float(images.index_select(0, rows)).contiguous(memory_format=torch.channels_last)
@@ -230,12 +273,15 @@ def fit(
         run.step += 1
         wants_stop = share.any(stop())
         run.seconds = clock.read()
-        run.progress = run.step / total if total is not None else min(1.0, run.seconds / _not_none(budget))
+        length.took(run.seconds - began)
+        run.progress = length.progress(run.step, run.seconds)
         done = run.progress >= 1
         stepper.average(done=done)
         loss, best = None, False
         if validation is not None and (run.step % every == 0 or done):
+            began = clock.read()
             loss = stepper.validate(validation, seed)
+            length.took_to_validate(clock.read() - began)
             if loss is not None:
                 best = loss < run.best_validation
                 run.validations_since_best = 0 if best else run.validations_since_best + 1
@@ -310,9 +356,34 @@ def _identity(
     }
 
 
-def _not_none(value: float | None) -> float:
-    assert value is not None
-    return value
+class _Length:
+    """How much of a run is done: steps of `total`, or seconds of `budget`.
+
+    A budget has to hold for the validation at the end, too, and for the step it runs out in. What validating takes is
+    known once it has been done; until then it is taken for a third of as many images' steps.
+    """
+
+    def __init__(self, total: int | None, budget: float | None, batches_to_validate: float) -> None:
+        self.total, self.budget, self.batches = total, budget, batches_to_validate
+        self.steps, self.step_seconds, self.validation_seconds = 0, 0.0, 0.0
+        self.done = 0.0  # never less than before, though what is still to be done comes out longer
+
+    def progress(self, step: int, seconds: float) -> float:
+        if self.total is not None:
+            return min(1.0, step / self.total)
+        assert self.budget is not None
+        to_come = self.validation_seconds or self.batches * self.step_seconds / 3
+        usable = self.budget - min(self.budget / 2, to_come + self.step_seconds / 2)
+        self.done = max(self.done, min(1.0, seconds / usable))
+        return self.done
+
+    def took(self, seconds: float) -> None:
+        self.steps += 1
+        if self.steps > 1:  # the first one takes longer than any other: much is made when it is first asked for
+            self.step_seconds = min(self.step_seconds or seconds, seconds)
+
+    def took_to_validate(self, seconds: float) -> None:
+        self.validation_seconds = seconds
 
 
 def _schedule(kind: str, progress: float, step: int, warmup_steps: int) -> float:

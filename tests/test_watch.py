@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mnistgen import BaseConfig, Dataset, GenerativeModel, Loss, Noise, UsageError, fit, grid, load, sample, to_float
 from mnistgen.cli.evaluator import ClassifierOptions
+from mnistgen.cli.run_folder import RunFolder
 from mnistgen.cli.train import GeneratorOptions
 from mnistgen.errors import CheckpointError
 from mnistgen.evaluator import Classifier, build_classifier, load_evaluator, save_classifier
@@ -264,7 +265,7 @@ tiny.Tiny.sample = sample
     flags = ("--out", "killed", "--samples", "killed-pictures", "--save-every", "0")
     first = mnistgen(folder, *every, *flags, code=-signal.SIGKILL, script=script + KILL)
     # As if the process had died after a look and before its state was written, and went on with fewer looks.
-    (folder / "killed" / "frames" / "00000027.png").write_bytes(b"")
+    RunFolder(folder / "killed").claim("frames/00000027.png").write_bytes(b"")
     second = mnistgen(folder, "train", "tiny", "--resume", "--out", "killed", script=script)
     assert log(folder / "killed") == log(folder / "whole")
     assert frames(folder / "killed") == frames(folder / "whole")

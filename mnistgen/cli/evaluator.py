@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,8 @@ from rich.table import Table
 
 from mnistgen.checkpoint import WEIGHTS, find, read_checkpoint
 from mnistgen.cli.arguments import Common, parse
-from mnistgen.cli.training import LOG, Files, TrainOptions, train
+from mnistgen.cli.run_folder import LOG
+from mnistgen.cli.training import Files, Outcome, TrainOptions, train
 from mnistgen.console import duration, out, show
 from mnistgen.data import DIGITS, Dataset, load_data
 from mnistgen.errors import CheckpointError, UsageError, suggestion
@@ -43,9 +45,9 @@ class ClassifierOptions(TrainOptions):
     """The flags of `evaluator train` that every classifier has."""
 
     out: Path | None = None
-    """Folder of the checkpoint; default: checkpoints/evaluators/NAME-DATASET."""
+    """Folder of the run: its checkpoint, log and curves; default: checkpoints/evaluators/NAME-DATASET."""
     samples: Path | None = None
-    """Folder of the curves; default: samples/evaluator-NAME-DATASET."""
+    """Folder of the curves; default: that of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,21 +125,30 @@ class _ClassifierFiles(Files):
     Options = ClassifierOptions
     examples = TRAIN_EXAMPLES
     home = TRAINED
-    prefix = "evaluator-"
+    pictures = ("curves.png",)
 
-    def finish(self, step: Step, data: Dataset, validation: Dataset | None, seconds: float) -> None:
-        """The curves, how good it is on what was held out, and what to do next."""
-        curves(self.folder / LOG, self.pictures / "curves.png", f"{self.name} on {self.train.name}")
+    @classmethod
+    def way_on(cls, name: str, path: Path) -> str:  # noqa: ARG003
+        return "Start anew with --overwrite."
+
+    def drawings(self, validation: Dataset | None) -> dict[str, Callable[[Path], None]]:  # noqa: ARG002
+        title = f"{self.name} on {self.train.name}"
+        return {"curves.png": lambda path: curves(self.folder.path / LOG, path, title)}
+
+    def tell(
+        self, outcome: Outcome, data: Dataset, validation: Dataset | None, seconds: float, pictures: list[Path]
+    ) -> None:
+        """How good it is on what was held out, and what to do next."""
         console = out()
-        console.print(f"trained {self.name} on {data.name}: {step.number} steps in {duration(seconds)}", markup=False)
+        console.print(f"trained {self.name} on {data.name}: {outcome.step} steps in {duration(seconds)}", markup=False)
         if validation is not None:
-            held = evaluate(load_classifier(self.folder), validation)
+            held = evaluate(load_classifier(self.folder.path), validation)
             console.print(f"held-out    {_percent(held)} of {len(validation)} training images")
         # The synthetic digits have no test images; MNIST's are those they stand for.
         where = "" if self.options.data in ("mnist", DIGITS) else f" --data {shlex.quote(self.options.data)}"
-        source = shlex.quote(str(self.folder))
-        console.print(f"checkpoint  {self.folder / WEIGHTS}", markup=False)
-        console.print(f"curves      {self.pictures / 'curves.png'}", markup=False)
+        source = shlex.quote(str(self.folder.path))
+        console.print(f"checkpoint  {self.folder.path / WEIGHTS}", markup=False)
+        console.print(f"curves      {', '.join(map(str, pictures))}", markup=False)
         console.print(f"test it     python -m mnistgen evaluator test {source}{where}", markup=False)
 
     def write(self, path: Path, step: Step, scores: dict[str, float]) -> None:

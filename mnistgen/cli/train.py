@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,19 @@ from torch import Tensor
 
 from mnistgen import registry
 from mnistgen.checkpoint import HOME, WEIGHTS, load, save, weights_for
-from mnistgen.cli.training import LOG, Files, Meter, TrainOptions, remove, train
+from mnistgen.cli.run_folder import FRAME, LOG, PICTURES, RunFolder
+from mnistgen.cli.training import Files, Meter, Outcome, TrainOptions, train
 from mnistgen.console import duration, out, show
 from mnistgen.contract import told
 from mnistgen.data import Dataset, to_float
 from mnistgen.errors import CheckpointError, UsageError
-from mnistgen.files import clear_leftovers
 from mnistgen.model import BaseConfig, GenerativeModel, HasLatents, Trainable
 from mnistgen.report import curves
 from mnistgen.sampling import grid, reconstructions, sample, save_gif, save_png
 from mnistgen.scoring.measure import LEAST
 from mnistgen.scoring.watch import Watch
-from mnistgen.training import Run, Step, process_group
+from mnistgen.training import Step, process_group, resolve_device
 
-FRAMES = "frames"  # folder of what each look saw, in the checkpoint's
 MOST_FRAMES = 60  # of the animation
 QUIET_START = 0.1  # share of a run in which missing classes are no news: every model begins there
 
@@ -63,8 +63,7 @@ class GeneratorOptions(TrainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.watch_every is not None and self.watch_every < 0:
-            raise UsageError(f"--watch-every is {self.watch_every}; it must be zero or more.")
+        self.require("watch_every", least=0)
 
 
 class _GeneratorFiles(Files):
@@ -73,8 +72,9 @@ class _GeneratorFiles(Files):
     Options = GeneratorOptions
     examples = EXAMPLES
     home = HOME
+    pictures = PICTURES
 
-    def __init__(self, name: str, folder: Path, options: TrainOptions, config: BaseConfig, train: Dataset) -> None:
+    def __init__(self, name: str, folder: RunFolder, options: TrainOptions, config: BaseConfig, train: Dataset) -> None:
         super().__init__(name, folder, options, config, train)
         self._watch: Watch | None = None
         self._watch_every: int | None = None  # once it is known
@@ -85,13 +85,12 @@ class _GeneratorFiles(Files):
         assert isinstance(model, GenerativeModel)
         return weights_for(model, options.init) if options.init else None
 
-    def start(self, state: dict[str, Any] | None) -> None:
-        """Beside what every run does, forget the frames that the run to continue has not come to yet."""
-        super().start(state)
-        clear_leftovers(self.folder / FRAMES)
-        for step, path in self._frames():
-            if state is None or step > state["step"]:
-                remove(path)
+    @classmethod
+    def way_on(cls, name: str, path: Path) -> str:
+        if not (path / WEIGHTS).is_file():
+            return "Start anew with --overwrite."
+        init = shlex.join(["mnistgen", "train", name, "--init", str(path), "--out", f"{path}-further"])
+        return f"The weights beside it can be gone on from: {init}"
 
     def watch(
         self, step: Step, meter: Meter, validation: Dataset | None, say: Callable[[str], None]
@@ -106,7 +105,7 @@ class _GeneratorFiles(Files):
         if self._watch is None or not due:
             return None
         look = self._watch.look(model)
-        save_png(self.folder / FRAMES / f"{step.number:08d}.png", look.frame)
+        save_png(self.folder.claim(FRAME.format(step.number)), look.frame)
         meter.watch = look.to_dict()
         if step.progress > QUIET_START:
             if look.missing != tuple(meter.warned):
@@ -114,26 +113,19 @@ class _GeneratorFiles(Files):
             meter.warned = list(look.missing)
         return meter.watch
 
-    def finish(self, step: Step, data: Dataset, validation: Dataset | None, seconds: float) -> None:
-        """The pictures, where everything is, and what to do next."""
-        model = load(self.folder, device=_device(step.run))
+    def drawings(self, validation: Dataset | None) -> dict[str, Callable[[Path], None]]:
+        """A grid, reconstructions where the model can, the curves, and the looks on the way as an animation."""
         about = {"Software": "mnistgen", "Source": f"mnistgen train {self.name}", "Seed": str(self.options.seed)}
-        classes = torch.arange(model.num_classes)
-        images = sample(model, classes.repeat_interleave(10), seed=self.options.seed)
-        picture = grid(images, 10)
-        save_png(self.pictures / "grid.png", picture, about, scale=2)
-        if isinstance(model, HasLatents) and validation is not None:
-            columns = min(10, len(validation))
-            count = min(40, len(validation) // columns * columns)
-            x, y = to_float(validation.images[:count].cpu()), validation.y[:count]
-            rows = reconstructions(model, x, y, columns=columns)
-            save_png(self.pictures / "reconstructions.png", grid(rows, columns), about, scale=2)
-        curves(self.folder / LOG, self.pictures / "curves.png", f"{self.name} on {self.train.name}")
-        paths = [path for _, path in self._frames()]
-        if len(paths) > 1:
-            chosen = torch.linspace(0, len(paths) - 1, min(len(paths), MOST_FRAMES)).round().int()
-            save_gif(self.pictures / "training.gif", [_read_frame(paths[i]) for i in chosen.tolist()], about)
-        self._tell(picture, data, step, seconds)
+        title = f"{self.name} on {self.train.name}"
+        drawings: dict[str, Callable[[Path], None]] = {
+            "grid.png": lambda path: save_png(path, self._grid, about, scale=2),
+            "curves.png": lambda path: curves(self.folder.path / LOG, path, title),
+        }
+        if isinstance(self._model, HasLatents) and validation is not None:
+            drawings["reconstructions.png"] = lambda path: self._reconstruct(validation, path, about)
+        if len(self.folder.frames()) > 1:
+            drawings["training.gif"] = lambda path: self._animate(path, about)
+        return drawings
 
     def write(self, path: Path, step: Step, scores: dict[str, float]) -> None:
         assert isinstance(step.ema, GenerativeModel)
@@ -163,22 +155,45 @@ class _GeneratorFiles(Files):
                     say(f"note: the samples are not watched. {error}")
         return every if every and self._watch else 0
 
-    def _frames(self) -> list[tuple[int, Path]]:
-        """The frames that there are, with their steps, in order."""
-        return sorted((int(path.stem), path) for path in (self.folder / FRAMES).glob("*.png") if path.stem.isdecimal())
+    @cached_property
+    def _model(self) -> GenerativeModel:
+        return load(self.folder.path, device=resolve_device(self.options.device))
 
-    def _tell(self, picture: Tensor, data: Dataset, step: Step, seconds: float) -> None:
+    @cached_property
+    def _grid(self) -> Tensor:
+        classes = torch.arange(self._model.num_classes)
+        return grid(sample(self._model, classes.repeat_interleave(10), seed=self.options.seed), 10)
+
+    def _reconstruct(self, validation: Dataset, path: Path, about: Mapping[str, str]) -> None:
+        assert isinstance(self._model, HasLatents)
+        columns = min(10, len(validation))
+        count = min(40, len(validation) // columns * columns)
+        x, y = to_float(validation.images[:count].cpu()), validation.y[:count]
+        save_png(path, grid(reconstructions(self._model, x, y, columns=columns), columns), about, scale=2)
+
+    def _animate(self, path: Path, about: Mapping[str, str]) -> None:
+        paths = self.folder.frames()
+        chosen = torch.linspace(0, len(paths) - 1, min(len(paths), MOST_FRAMES)).round().int()
+        save_gif(path, [_read_frame(paths[i]) for i in chosen.tolist()], about)
+
+    def tell(
+        self,
+        outcome: Outcome,
+        data: Dataset,
+        validation: Dataset | None,  # noqa: ARG002
+        seconds: float,
+        pictures: list[Path],
+    ) -> None:
         console = out()
         if not self.options.quiet:
-            show(picture)
-        best = f", validation loss {step.run.best_validation:.4g} at best" if step.run.best_step else ""
-        stopped = "" if step.progress >= 1 else " (stopped early)"
+            show(self._grid)
+        best = f", validation loss {outcome.best_validation:.4g} at best" if outcome.best_step else ""
+        stopped = "" if outcome.progress >= 1 else " (stopped early)"
         took = duration(seconds)
-        console.print(f"trained {self.name} on {data.name}: {step.number} steps{stopped} in {took}{best}")
-        console.print(f"checkpoint  {self.folder / WEIGHTS}", markup=False)
-        pictures = ", ".join(str(path) for path in sorted(self.pictures.iterdir()) if path.suffix in (".png", ".gif"))
-        console.print(f"pictures    {pictures}", markup=False)
-        source = self.folder if self.options.out else self.folder.name
+        console.print(f"trained {self.name} on {data.name}: {outcome.step} steps{stopped} in {took}{best}")
+        console.print(f"checkpoint  {self.folder.path / WEIGHTS}", markup=False)
+        console.print(f"pictures    {', '.join(map(str, pictures))}", markup=False)
+        source = self.folder.path if self.options.out else self.folder.path.name
         flags = f"--digits 0-{data.num_classes - 1} --per-digit 10 --seed 0 --out grid.png"
         console.print(f"draw more   python -m mnistgen sample {shlex.quote(str(source))} {flags}", markup=False)
 
@@ -206,10 +221,6 @@ def _lacks_validation_loss(model: GenerativeModel, data: Dataset) -> bool:
 def _read_frame(path: Path) -> Tensor:
     with Image.open(path) as picture:
         return torch.from_numpy(np.array(picture))
-
-
-def _device(run: Run) -> torch.device:
-    return _device_of(run.ema)
 
 
 def _device_of(model: Trainable) -> torch.device:

@@ -9,33 +9,32 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, ClassVar, Literal
+from types import FrameType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
+import torch.distributed as dist
 import tyro
 from torch import Tensor
 
 from mnistgen.checkpoint import WEIGHTS, load_state, save_state
 from mnistgen.cli.arguments import Common, parse
+from mnistgen.cli.run_folder import BEST, KEPT, LOG, MANIFEST, OPTIONS, STATE, RunFolder, read_object
 from mnistgen.console import Display, numbers
 from mnistgen.contract import told
 from mnistgen.data import Dataset, load_training_data, train_validation_split
-from mnistgen.errors import CheckpointError, ContractError, MnistgenError, UsageError
-from mnistgen.files import atomic_file, clear_leftovers
+from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, MnistgenError, UsageError
+from mnistgen.files import atomic_file
 from mnistgen.model import BaseConfig, Trainable
 from mnistgen.report import read_log
 from mnistgen.training import Step, fit
 
-STATE = "resume.pt"
-LOG = "log.jsonl"
-OPTIONS = "run.json"
-BEST = "best.safetensors"
-KEPT = "step-{:08d}.safetensors"
+WINDOW = 50  # steps, at most, that a mean of the losses is over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +51,12 @@ class TrainOptions(Common):
     steps: int | None = None
     """Length in steps, instead of --epochs."""
     budget: str | None = None
-    """Length in wall time, such as 90s, 5m or 1h30m, instead of --epochs; the schedule fits itself to it."""
+    """Length in wall time, such as 90s, 5m or 1h30m, instead of --epochs; the schedule fits itself to it.
+    The pictures at the end come on top."""
     out: Path | None = None
-    """Folder of the checkpoint; default: checkpoints/MODEL-DATASET."""
+    """Folder of the run: its checkpoint, log and pictures; default: checkpoints/MODEL-DATASET."""
     samples: Path | None = None
-    """Folder of the pictures; default: samples/MODEL-DATASET."""
+    """Folder of the pictures; default: that of the run."""
     resume: bool = False
     """Continue an interrupted run exactly, with the flags it was started with."""
     overwrite: bool = False
@@ -78,82 +78,154 @@ class TrainOptions(Common):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.keep_every is not None and self.keep_every < 1:
-            raise UsageError(f"--keep-every is {self.keep_every}; it must be at least 1.")
+        for name in ("steps", "patience", "validate_every", "keep_every"):
+            self.require(name, least=1)
+        for name in ("validation", "save_every"):
+            self.require(name, least=0)
+        if self.budget is not None:
+            parse_duration(self.budget)
+        if sum(length is not None for length in (self.steps, self.budget)) > 1:
+            raise UsageError("Give one length of training: --steps, --budget or --epochs.")
+        if self.resume and self.overwrite:
+            raise UsageError("Give --resume to continue the run that is there, or --overwrite to replace it; not both.")
+        if self.out == Path("-"):
+            raise UsageError("--out -: a run is a folder and cannot go to standard output. Give the path of one.")
+
+    def require(self, name: str, *, least: int) -> None:
+        """Raise `UsageError` where the flag of this field has a number that is smaller, or not finite."""
+        value = getattr(self, name)
+        if value is not None and not (least <= value < math.inf):
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be {_at_least(least)}.")
+
+
+class Outcome(NamedTuple):
+    """What a run has come to."""
+
+    step: int
+    progress: float
+    best_validation: float
+    best_step: int  # 0: there was none
 
 
 def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str], prog: str, rank: int) -> int:
     """Train `name` and leave behind what `kind` says; return the exit code."""
     started = time.monotonic()
     options, config = _parse(kind, name, cls, flags, prog)
-    data = None
-    folder = options.out
-    if folder is None:
+    data, state = None, None
+    path = options.out
+    if path is None:
         options, data = _data(options, rank)
-        folder = kind.home / f"{name}-{data.name}"
-    state = None
-    if options.resume:
-        source = options.data
-        options, config = _resumed(kind, name, cls, flags, prog, folder)
-        state = load_state(folder / STATE)
-        data = data if options.data == source else None
-    elif not options.overwrite and any((folder / file).exists() for file in (WEIGHTS, STATE)):
-        raise UsageError(f"{folder}: holds a checkpoint already. Use --resume to continue it, or --overwrite.")
-    if data is None:
-        options, data = _data(options, rank)
-    held_out = min(5000, len(data) // 10) if options.validation is None else options.validation
-    training, validation = train_validation_split(data, held_out, options.seed) if held_out else (data, None)
-    model = _build(cls, config, data.num_classes, options.seed)
-    init = kind.init(model, options) if state is None else None
-
-    files = kind(name, folder, options, config, training) if rank == 0 else None
-    if files is not None:
-        files.start(state)
-    display = Display(prog.partition(" ")[2], quiet=options.quiet or rank != 0)
-    meter = Meter((state or {}).get("meter"))
-    last: Step | None = None
-    with _interrupts() as interrupted, display.live():
-        saved = time.monotonic()
-        for step in fit(
-            model,
-            training,
-            validation=validation,
-            steps=options.steps,
-            budget=parse_duration(options.budget) if options.budget else None,
-            seed=options.seed,
-            device=options.device,
-            precision=options.precision,
-            validate_every=options.validate_every,
-            patience=options.patience,
-            compile=options.compile,
-            init=init,
-            state=state,
-            stop=lambda: bool(interrupted),
-        ):
-            last = step
-            meter.add(step)
-            if files is not None:
-                files.after(step, meter, files.watch(step, meter, validation, display.note))
-                if step.last or time.monotonic() - saved >= options.save_every:
-                    files.save(step, meter)
-                    saved = time.monotonic()
-            display.update(step.progress, meter.line(step), last=step.last)
-    if files is None:
-        return 130 if last is not None and last.stopped else 0
-    if last is None:
-        if state is None:
-            raise ContractError("Training ended before its first step.")
-        print(f"{folder}: this run is finished already; nothing to resume.")
+        path = kind.home / f"{name}-{data.name}"
+    folder = RunFolder(path)
+    with ExitStack() as held:
+        if options.resume:
+            _lock_to_resume(folder, held, rank)
+            with _or_way_on(kind, name, path):
+                source = options.data
+                options, config = _resumed(kind, name, cls, flags, prog, path)
+                state = load_state(path / STATE)
+            data = data if options.data == source else None
+            folder.require_own(kind.picture_names(folder, options))
+        else:
+            folder.require_free(kind.picture_names(folder, options), overwrite=options.overwrite)
+        if data is None:
+            options, data = _data(options, rank)
+        held_out = min(5000, len(data) // 10) if options.validation is None else options.validation
+        training, validation = train_validation_split(data, held_out, options.seed) if held_out else (data, None)
+        model = _build(cls, config, data.num_classes, options.seed)
+        init = kind.init(model, options) if state is None else None
+        files = kind(name, folder, options, config, training) if rank == 0 else None
+        display = Display(prog.partition(" ")[2], quiet=options.quiet or rank != 0)
+        with _or_way_on(kind, name, path), _interrupts() as interrupted, display.live():
+            meter = Meter((state or {}).get("meter"))
+            steps = fit(
+                model,
+                training,
+                validation=validation,
+                steps=options.steps,
+                budget=parse_duration(options.budget) if options.budget is not None else None,
+                seed=options.seed,
+                device=options.device,
+                precision=options.precision,
+                validate_every=options.validate_every,
+                patience=options.patience,
+                compile=options.compile,
+                init=init,
+                state=state,
+                stop=lambda: bool(interrupted),
+            )
+            last = _follow(steps, files, meter, validation, display, state, held)
+        if files is None:
+            return 130 if last is not None and last.stopped else 0
+        if last is None:
+            if state is None:
+                raise ContractError("Training ended before its first step.")
+            _complete(files, state, validation, held)
+            return 0
+        if last.stopped:
+            again = shlex.join([*prog.split(), "--resume", *(["--out", str(options.out)] if options.out else [])])
+            print(f"interrupted at step {last.number}; continue with: {again}{_where(options)}")
+            return 130
+        files.settle()
+        outcome = Outcome(last.number, last.progress, last.run.best_validation, last.run.best_step)
+        files.tell(outcome, data, validation, time.monotonic() - started, files.draw(validation))
         return 0
-    if last.stopped:
-        again = shlex.join([*prog.split(), "--resume", *(["--out", str(options.out)] if options.out else [])])
-        print(f"interrupted at step {last.number}; continue with: {again}{_where(options)}")
-        return 130
-    if options.patience is not None and (folder / BEST).exists():  # the best weights instead of the last
-        with atomic_file(folder / WEIGHTS) as temporary:
-            temporary.write_bytes((folder / BEST).read_bytes())
-    files.finish(last, data, validation, time.monotonic() - started)
-    return 0
+
+
+def _lock_to_resume(folder: RunFolder, held: ExitStack, rank: int) -> None:
+    """Have the folder to ourselves before anything in it is read; other processes wait for the first one."""
+    if not folder.names:
+        raise CheckpointError(f"{folder.path}: holds no run to resume. Leave out --resume to start one.")
+    if rank == 0:
+        held.enter_context(folder.locked())
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _follow(
+    steps: Iterator[Step],
+    files: "Files | None",
+    meter: "Meter",
+    validation: Dataset | None,
+    display: Display,
+    state: dict[str, Any] | None,
+    held: ExitStack,
+) -> Step | None:
+    """Take the steps of a run and write what there is to write; return the last step, None where there is none."""
+    last: Step | None = None
+    saved = time.monotonic()
+    for step in steps:
+        if files is not None and last is None:  # nothing on disk changes before a first step has gone well
+            files.start(state, held, step)
+        last = step
+        meter.add(step)
+        if files is not None:
+            files.after(step, meter, files.watch(step, meter, validation, display.note))
+            if step.last or time.monotonic() - saved >= files.options.save_every:
+                files.save(step, meter)
+                saved = time.monotonic()
+        display.update(step.progress, meter.line(step), last=step.last)
+    return last
+
+
+def _complete(files: "Files", state: Mapping[str, Any], validation: Dataset | None, held: ExitStack) -> None:
+    """Make what a run that has taken its last step lacks, because its process died after that."""
+    files.start(state, held)
+    files.settle()
+    made = files.draw(validation, missing=True)
+    print(f"{files.folder.path}: this run is finished already; nothing to resume.")
+    if made:
+        print(f"made what was missing: {', '.join(map(str, made))}")
+
+
+@contextmanager
+def _or_way_on(kind: type["Files"], name: str, path: Path) -> Iterator[None]:
+    """Say of a state that is damaged which file it is, and how to go on without it."""
+    try:
+        yield
+    except DamagedRunError as error:
+        whose = "" if str(error).startswith(str(path)) else f"{path / STATE}: "
+        raise CheckpointError(f"{whose}{error} {kind.way_on(name, path)}") from error
 
 
 def _data(options: TrainOptions, rank: int) -> tuple[TrainOptions, Dataset]:
@@ -196,18 +268,50 @@ def _resumed(
     """The flags the run was started with, and over them the ones given now."""
     path = folder / OPTIONS
     try:
-        stored = json.loads(path.read_text("utf-8"))
-        config = cls.Config.from_json(json.dumps(stored["config"]))
-        paths = {key: Path(value) for key in ("out", "samples", "data_dir") if (value := stored["options"][key])}
-        options = kind.Options(**{**stored["options"], **paths})
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: holds no run to resume. Leave out --resume to start one.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: cannot be read, so the run cannot be resumed: {error}.") from error
+        stored = read_object(path)
+        model, values, config = (stored.get(key) for key in ("model", "options", "config"))
+        if not (isinstance(model, str) and isinstance(values, dict) and isinstance(config, dict)):
+            raise DamagedRunError(f"{path}: is damaged: it lacks the model, its options or its config.")
+        options, known = _stored_options(kind, values, path), cls.Config.from_json(json.dumps(config))
+    except (ContractError, UsageError, TypeError, ValueError) as error:
+        raise DamagedRunError(f"{path}: is damaged: {error}") from error
+    if model != name:
+        raise CheckpointError(f"{folder}: holds a run of {model!r}, and this is {name!r}. Give its name, or its --out.")
     # A switch that the run was started with is on already, and the parser knows no flag to turn it on again.
     switches = {f"--{key.replace('_', '-')}" for key, value in dataclasses.asdict(options).items() if value is True}
     flags = [flag for flag in flags if flag not in switches]
-    return _parse(kind, name, cls, flags, prog, default=lambda together: together(options, config))
+    return _parse(kind, name, cls, flags, prog, default=lambda together: together(options, known))
+
+
+def _stored_options(kind: type["Files"], values: dict[str, Any], path: Path) -> TrainOptions:
+    """The options in a `run.json`; a later version's flags that this one lacks are told by name."""
+    types = get_type_hints(kind.Options)
+    for key, value in values.items():
+        if key not in types:
+            raise CheckpointError(f"{path}: has the option {key!r}, which this mnistgen does not know. Upgrade it.")
+        if not _is_of(value, types[key]):
+            raise DamagedRunError(f"{path}: is damaged: its option {key!r} is {value!r}.")
+    paths = {key: Path(value) for key, value in values.items() if value is not None and Path in _kinds(types[key])}
+    return kind.Options(**(values | paths))
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """The types in an annotation such as `int | None`."""
+    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+
+
+def _is_of(value: Any, annotation: Any) -> bool:
+    """Whether a value of a JSON file has the type of a flag."""
+    for kind in _kinds(annotation):
+        if get_origin(kind) is Literal:
+            fits = value in get_args(kind)
+        elif kind is float:
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+        else:
+            fits = type(value) is (str if kind is Path else kind)
+        if fits:
+            return True
+    return False
 
 
 def _build(cls: type[Trainable], config: BaseConfig, num_classes: int, seed: int) -> Trainable:
@@ -218,31 +322,37 @@ def _build(cls: type[Trainable], config: BaseConfig, num_classes: int, seed: int
 
 
 class Meter:
-    """Means of the losses since the last record; part of the resume state, so that logs are exact too."""
+    """Means of the losses of the last steps; part of the resume state, so that logs are exact too.
 
-    def __init__(self, state: dict[str, Any] | None) -> None:
-        self.sums: dict[str, float] = dict(state["sums"]) if state else {}
-        self.counts: dict[str, int] = dict(state["counts"]) if state else {}
-        self.validation: float | None = state["validation"] if state else None
-        self.watch: dict[str, Any] | None = state.get("watch") if state else None  # what the last look saw
-        self.warned: list[int] = list(state.get("warned", ())) if state else []  # missing classes, as last told
-        self.record: dict[str, float] = {}
+    Raises `DamagedRunError` where the state has something else in its place.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None) -> None:
+        state = {} if state is None else state
+        try:
+            # A state of an earlier version has sums in their place, of as many steps as had not been in the log yet.
+            self.window = deque(({str(k): float(v) for k, v in one.items()} for one in state.get("window", ())), WINDOW)
+            self.validation: float | None = state.get("validation")
+            self.watch: dict[str, Any] | None = state.get("watch")  # what the last look saw
+            self.warned: list[int] = list(state.get("warned", ()))  # missing classes, as last told
+            self.line_of_watch()
+            if self.validation is not None:
+                float(self.validation)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DamagedRunError(f"The state of the run is damaged: its meter makes no sense ({error}).") from error
         self._rate: tuple[float, int] | None = None
         self._speed = 0.0
 
     def state(self) -> dict[str, Any]:
         return {
-            "sums": self.sums,
-            "counts": self.counts,
+            "window": list(self.window),
             "validation": self.validation,
             "watch": self.watch,
             "warned": self.warned,
         }
 
     def add(self, step: Step) -> None:
-        for name, value in step.losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-            self.counts[name] = self.counts.get(name, 0) + 1
+        self.window.append({name: float(value) for name, value in step.losses.items()})
         if step.validation is not None:
             self.validation = step.validation
         if self._rate is None:
@@ -251,23 +361,24 @@ class Meter:
             self._speed = (step.images - self._rate[1]) / (step.seconds - self._rate[0])
             self._rate = (step.seconds, step.images)
 
-    def flush(self) -> dict[str, float]:
-        self.record = {name: self.sums[name] / self.counts[name] for name in self.sums}
-        self.sums, self.counts = {}, {}
-        return self.record
+    def means(self, steps: int = WINDOW) -> dict[str, float]:
+        """The mean of each loss over the last `steps`, of those that had it."""
+        last = list(self.window)[-steps:]
+        names = dict.fromkeys(name for losses in last for name in losses)
+        values = {name: [losses[name] for losses in last if name in losses] for name in names}
+        return {name: sum(found) / len(found) for name, found in values.items()}
 
     def line(self, step: Step) -> str:
-        shown = {
-            **(self.record or step.losses),
-            **({"validation": self.validation} if self.validation is not None else {}),
-        }
-        seen = ""
-        if self.watch is not None:
-            agreement = self.watch["label_agreement"]
-            seen = "" if agreement is None else f"  agreement {agreement:.1%}"
-            seen += f"  coverage {self.watch['coverage']:.2f}"
+        held_out = {"validation": self.validation} if self.validation is not None else {}
         speed = f"  {self._speed:,.0f} images/s" if self._speed else ""
-        return f"step {step.number}  {numbers(shown)}{seen}{speed}"
+        return f"step {step.number}  {numbers(self.means() | held_out)}{self.line_of_watch()}{speed}"
+
+    def line_of_watch(self) -> str:
+        if self.watch is None:
+            return ""
+        agreement = self.watch["label_agreement"]
+        seen = "" if agreement is None else f"  agreement {agreement:.1%}"
+        return f"{seen}  coverage {self.watch['coverage']:.2f}"
 
 
 class Files(ABC):
@@ -279,37 +390,40 @@ class Files(ABC):
     Options: ClassVar[type[TrainOptions]] = TrainOptions
     examples: ClassVar[str]  # command lines for --help, with {name}
     home: ClassVar[Path]  # where runs go without --out
-    prefix: ClassVar[str] = ""  # of the pictures' folder
+    pictures: ClassVar[tuple[str, ...]]  # the names of those it may draw
 
-    def __init__(self, name: str, folder: Path, options: TrainOptions, config: BaseConfig, train: Dataset) -> None:
+    def __init__(self, name: str, folder: RunFolder, options: TrainOptions, config: BaseConfig, train: Dataset) -> None:
         self.name, self.folder, self.options, self.config, self.train = name, folder, options, config, train
-        self.pictures = options.samples or Path("samples") / f"{self.prefix}{name}-{train.name}"
 
     @classmethod
     def init(cls, model: Trainable, options: TrainOptions) -> Mapping[str, Tensor] | None:  # noqa: ARG003
         """The weights to begin with, if they are not to be the model's own."""
         return None
 
-    def start(self, state: dict[str, Any] | None) -> None:
-        """Make the folder, or say now why it cannot be written, and take up or clear what is in it."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MnistgenError(f"{self.folder}: cannot be written: {error.strerror}.") from error
-        clear_leftovers(self.folder)
+    @classmethod
+    def picture_names(cls, folder: RunFolder, options: TrainOptions) -> list[str]:
+        """What the folder calls the pictures that such a run may draw."""
+        return [folder.name_of((options.samples or folder.path) / picture) for picture in cls.pictures]
+
+    @classmethod
+    @abstractmethod
+    def way_on(cls, name: str, path: Path) -> str:
+        """A sentence: what to do where the run in `path` cannot be resumed."""
+
+    def start(self, state: Mapping[str, Any] | None, held: ExitStack, step: Step | None = None) -> None:
+        """Take the folder, or say now why it cannot be had, and take up or put aside what is in it.
+
+        `held` keeps the lock on it. `step` is the first one of this process, None where the run has ended before.
+        """
         if state is None:
-            for file in (STATE, LOG, BEST):  # the state first: without it nothing old can be resumed
-                remove(self.folder / file)
-            self._forget(0)
+            held.enter_context(self.folder.locked())
+            self.folder.require_free(self.picture_names(self.folder, self.options), overwrite=self.options.overwrite)
+            self.folder.begin()
         else:
-            log = self.folder / LOG
-            self._forget(state["step"])
-            records = [r for r in (read_log(log) if log.exists() else []) if r["step"] <= state["step"]]
-            with atomic_file(log) as temporary:
-                temporary.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+            self._take_up(state, step)
         options = dataclasses.asdict(dataclasses.replace(self.options, resume=False, overwrite=False))
         run = {"model": self.name, "options": options, "config": dataclasses.asdict(self.config)}
-        with atomic_file(self.folder / OPTIONS) as temporary:
+        with atomic_file(self.folder.place / OPTIONS) as temporary:
             temporary.write_text(json.dumps(run, indent=2, default=str) + "\n", "utf-8")
 
     def watch(
@@ -327,50 +441,95 @@ class Files(ABC):
 
     def after(self, step: Step, meter: Meter, seen: dict[str, Any] | None) -> None:
         """The log, with what `watch` has seen in this step, and the best weights so far."""
-        every = max(1, min(50, (step.total or 1000) // 20))
-        full = step.number % every == 0  # a mean over fewer steps than the others' would stand out of the curve
-        if full or step.validation is not None or seen is not None:
-            losses = meter.flush() if full else {}
+        every = max(1, min(WINDOW, (step.total or 1000) // 20))
+        if step.number % every == 0 or step.validation is not None or seen is not None:
             record = {
                 "step": step.number,
                 "epoch": round(step.epoch, 4),
                 "seconds": round(step.seconds, 3),
-                "lr": step.lr,
-                "losses": {key: value if math.isfinite(value) else None for key, value in losses.items()},
+                "lr": _peak(step) * step.lr,
+                # Of as many steps in each record: a mean over fewer would stand out of the curve.
+                "losses": {key: x if math.isfinite(x) else None for key, x in meter.means(every).items()},
                 "validation": step.validation,
                 **({} if seen is None else {"watch": seen}),
             }
+            path = self.folder.place / LOG
             try:
-                with (self.folder / LOG).open("a", encoding="utf-8") as log:
+                with path.open("a", encoding="utf-8") as log:
                     log.write(json.dumps(record) + "\n")
             except OSError as error:
-                raise MnistgenError(f"{self.folder / LOG}: cannot be written: {error.strerror}.") from error
+                raise MnistgenError(f"{path}: cannot be written: {error.strerror}.") from error
         if step.best:
-            self._weights(step, meter, self.folder / BEST)
+            self._weights(step, meter, BEST)
         if self.options.keep_every and step.number % self.options.keep_every == 0:
-            self._weights(step, meter, self.folder / KEPT.format(step.number))
+            self._weights(step, meter, KEPT.format(step.number))
 
     def save(self, step: Step, meter: Meter) -> None:
         """The state from which to go on, and the weights so far; in this order, so that no weights lack a state."""
-        save_state(self.folder / STATE, {**step.run.state_dict(), "meter": meter.state()})
-        self._weights(step, meter, self.folder / WEIGHTS)
+        save_state(self.folder.place / STATE, {**step.run.state_dict(), "meter": meter.state()})
+        self._weights(step, meter, WEIGHTS)
+        self.folder.settle()
+
+    def settle(self) -> None:
+        """After the last step, put the best weights in place of the last, for a run that was to have patience."""
+        weights, best = (self.folder.place / name for name in (WEIGHTS, BEST))
+        if self.options.patience is not None and best.is_file():
+            content = best.read_bytes()
+            if not weights.is_file() or weights.read_bytes() != content:
+                with atomic_file(weights) as temporary:
+                    temporary.write_bytes(content)
+
+    def draw(self, validation: Dataset | None, *, missing: bool = False) -> list[Path]:
+        """Make the pictures, or those that are missing, and return where they are."""
+        made = []
+        for picture, draw in self.drawings(validation).items():
+            path = (self.options.samples or self.folder.path) / picture
+            if not (missing and path.exists()):
+                self.folder.claim(self.folder.name_of(path))
+                draw(path)
+                made.append(path)
+        return made
 
     @abstractmethod
-    def finish(self, step: Step, data: Dataset, validation: Dataset | None, seconds: float) -> None:
-        """After the last step: the pictures, and a word on where everything is."""
+    def drawings(self, validation: Dataset | None) -> dict[str, Callable[[Path], None]]:
+        """By their names, how the pictures are drawn once the run is done."""
+
+    @abstractmethod
+    def tell(
+        self, outcome: Outcome, data: Dataset, validation: Dataset | None, seconds: float, pictures: list[Path]
+    ) -> None:
+        """What has come of it, where everything is, and what to do next."""
 
     @abstractmethod
     def write(self, path: Path, step: Step, scores: dict[str, float]) -> None:
         """The averaged model's checkpoint."""
 
-    def _forget(self, steps: int) -> None:
-        """Remove the copies that were kept after so many steps."""
-        for path in self.folder.glob(KEPT.format(0).replace("0", "?")):
-            if path.stem[-8:].isdecimal() and int(path.stem[-8:]) > steps:
-                remove(path)
+    def _take_up(self, state: Mapping[str, Any], step: Step | None) -> None:
+        """Go on with the run in the folder: what is later than `state` is forgotten, to be made again."""
+        has_shares = not (self.folder.path / MANIFEST).is_file()  # an earlier version logged shares of the peak
+        self.folder.go_on()
+        stale = [name for at, name in self.folder.numbered() if at > state["step"]]
+        self.folder.forget(stale if step is None else [*stale, *self.picture_names(self.folder, self.options)])
+        log = self.folder.place / LOG
+        lines = log.read_bytes().splitlines() if log.is_file() else []
+        records = read_log(log)
+        if len(records) < len(lines):
+            count = len(lines) - len(records)
+            print(f"note: {log}: {count} line{'s' * (count > 1)} left out, which hold no record.", file=sys.stderr)
+        if has_shares and step is not None:
+            records = [record | {"lr": _peak(step) * record["lr"]} for record in records]
+        with atomic_file(log) as temporary:
+            text = "".join(json.dumps(record) + "\n" for record in records if record["step"] <= state["step"])
+            temporary.write_text(text, "utf-8")
 
-    def _weights(self, step: Step, meter: Meter, path: Path) -> None:
-        self.write(path, step, {} if meter.validation is None else {"validation_loss": meter.validation})
+    def _weights(self, step: Step, meter: Meter, name: str) -> None:
+        scores = {} if meter.validation is None else {"validation_loss": meter.validation}
+        self.write(self.folder.claim(name), step, scores)
+
+
+def _peak(step: Step) -> float:
+    """The peak learning rate: that of the first parameters of the first optimizer."""
+    return float(step.run.peaks[0][0])
 
 
 def _where(options: TrainOptions) -> str:
@@ -397,6 +556,10 @@ def _interrupts() -> Iterator[list[int]]:
             signal.signal(each, handler)
 
 
+def _at_least(least: int) -> str:
+    return f"a finite number of at least {least}" if least else "a finite number, zero or more"
+
+
 def parse_duration(text: str) -> float:
     """`90s`, `5m`, `1h30m` or plain seconds, in seconds."""
     match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
@@ -408,11 +571,3 @@ def parse_duration(text: str) -> float:
     if total <= 0:
         raise UsageError(f"--budget {text!r} is no length of time; write 90s, 5m or 1h30m.")
     return total
-
-
-def remove(path: Path) -> None:
-    """Remove a file where there is one. Raises `MnistgenError` where it cannot be."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise MnistgenError(f"{path}: cannot be replaced: {error.strerror}.") from error
