@@ -47,6 +47,8 @@ class Checkpoint:
     classifier: str = ""  # the name of a classifier (see `mnistgen.evaluator`)
     config: dict[str, Any]
     num_classes: int
+    classes: list[int] | None = None  # those trained on; empty: without labels; None: all, in files that do not say
+    class_names: list[str] = field(default_factory=list)  # one for each of `num_classes`, or none
     distribution: str = ""  # where the plugin comes from
     version: str = ""
     dataset: str = ""
@@ -56,6 +58,12 @@ class Checkpoint:
     seconds: float = 0.0  # training time
     scores: dict[str, Any] = field(default_factory=dict)  # e.g. validation_loss
     format: int = FORMAT
+
+    def tell_classes(self, network: Trainable) -> None:
+        """Tell a network, built for `num_classes`, which classes it was trained on and what they are called."""
+        if self.classes is not None:
+            network.trained_classes = tuple(self.classes)
+        network.class_names = tuple(self.class_names)
 
 
 def save(
@@ -102,6 +110,8 @@ def write(
     description = Checkpoint(
         config=asdict(network.config),
         num_classes=network.num_classes,
+        classes=list(network.trained_classes),
+        class_names=list(network.class_names),
         dataset=dataset.name if dataset else "",
         dataset_hash=dataset.hash if dataset else "",
         seconds=round(seconds, 1),
@@ -147,6 +157,7 @@ def load(
         model = model_class(model_class.Config.from_json(json.dumps(about.config)), about.num_classes)
         own = {name: tensor for name, tensor in model.state_dict().items() if is_training_only(model, name)}
         model.load_state_dict(own | weights)
+        about.tell_classes(model)
     except (ContractError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
@@ -225,9 +236,19 @@ def _described(path: Path, header: Mapping[str, Any]) -> Checkpoint:
         raise CheckpointError(
             f"{path}: has format {about.format}, and this mnistgen reads format {FORMAT}. Upgrade it."
         )
-    if not isinstance(about.config, dict) or not isinstance(about.num_classes, int) or about.num_classes < 1:
+    if not isinstance(about.config, dict) or not isinstance(about.num_classes, int) or not _sound_classes(about):
         raise CheckpointError(f"{path}: is damaged: its description makes no sense.")
     return about
+
+
+def _sound_classes(about: Checkpoint) -> bool:
+    k, classes, names = about.num_classes, about.classes, about.class_names
+    if k < 1 or not isinstance(names, list) or len(names) not in (0, k) or not all(isinstance(x, str) for x in names):
+        return False
+    if classes is None:
+        return True
+    sound = isinstance(classes, list) and all(type(x) is int and 0 <= x < k for x in classes)
+    return sound and classes == sorted(set(classes))
 
 
 def find(source: str | Path) -> Path:

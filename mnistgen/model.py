@@ -142,6 +142,7 @@ class Trainable(nn.Module, ABC):
     """
 
     Config: ClassVar[type[BaseConfig]] = BaseConfig
+    needs_labels: ClassVar[bool] = False  # is there nothing to learn from images without labels, as for a classifier?
     training_only: ClassVar[tuple[str, ...]] = ()  # submodules that are in the state to resume from, not in checkpoints
 
     def __init__(self, config: BaseConfig, num_classes: int = 10) -> None:
@@ -150,6 +151,14 @@ class Trainable(nn.Module, ABC):
             raise ContractError(f"{type(self).__name__} needs a {self.Config.__qualname__}, not {config!r}.")
         self.config = config
         self.num_classes = num_classes
+        # The labels of the images that it was trained on, ascending: all, until `fit` or a checkpoint knows better;
+        # none, where the images had no labels.
+        self.trained_classes: tuple[int, ...] = tuple(range(num_classes))
+        self.class_names: tuple[str, ...] = ()  # one for each of `num_classes`, or none
+
+    def class_name(self, label: int) -> str:
+        """The name of a class, or its number where the classes have no names."""
+        return self.class_names[label] if self.class_names else str(label)
 
     def prepare(self, images: Tensor) -> None:
         """Look at the training images, (n, 1, 28, 28) uint8, once before the first step of a run.
@@ -181,6 +190,11 @@ class GenerativeModel(Trainable):
 
     family: ClassVar[str] = ""  # a literal string: "vae", "gan", "diffusion", ...
     conditional: ClassVar[bool]  # does sample(y) respect y? If not, only len(y) counts.
+
+    @property
+    def respects_labels(self) -> bool:
+        """Whether a sample is of the class that was asked for: `conditional`, and trained with labels."""
+        return self.conditional and bool(self.trained_classes)
 
     @abstractmethod
     def sample(self, y: Tensor, *, noise: Noise) -> Tensor:

@@ -324,7 +324,7 @@ def _builds(subject: Subject) -> None:
 
 
 def _losses(subject: Subject) -> None:
-    for num_classes, sizes in ((CLASSES, (2, 3, 5)), (7, (7,))):
+    for num_classes, sizes in ((CLASSES, (2, 3, 5)), (7, (7,)), (1, (2,))):  # one class: images without labels
         for size in sizes:
             model = subject.build(num_classes)
             optimizers = check_optimizers(model.optimizers(), model)

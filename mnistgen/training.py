@@ -226,6 +226,8 @@ def fit(
             f"build it with num_classes={data.num_classes}."
         )
     seed = checked_seed(seed)
+    if model.needs_labels:
+        data.require_labels(f"to train {type(model).__name__}")
     where = resolve_device(device)
     config = model.config
     batch = config.batch_size
@@ -241,6 +243,7 @@ def fit(
         order = _Mixture(_checked(parts, len(data), batch, share), seed)
 
     model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.trained_classes, model.class_names = data.classes, data.class_names
     if state is None:
         with told("prepare()", type(model)):
             model.prepare(data.images)

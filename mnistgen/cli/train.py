@@ -149,7 +149,7 @@ class _GeneratorFiles(Files):
         if every:
             real = validation if validation is not None and len(validation) >= LEAST else self.train
             try:
-                self._watch = Watch(real, device=_device_of(model))
+                self._watch = Watch(real, classes=self.train.classes, device=_device_of(model))
             except (CheckpointError, UsageError) as error:
                 if options.watch_every:  # who has not asked for it misses nothing
                     say(f"note: the samples are not watched. {error}")
@@ -161,7 +161,8 @@ class _GeneratorFiles(Files):
 
     @cached_property
     def _grid(self) -> Tensor:
-        classes = torch.arange(self._model.num_classes)
+        # Rows; without labels, ten of anything.
+        classes = torch.tensor(self._model.trained_classes or [0] * 10)
         return grid(sample(self._model, classes.repeat_interleave(10), seed=self.options.seed), 10)
 
     def _reconstruct(self, validation: Dataset, path: Path, about: Mapping[str, str]) -> None:
@@ -194,7 +195,7 @@ class _GeneratorFiles(Files):
         console.print(f"checkpoint  {self.folder.path / WEIGHTS}", markup=False)
         console.print(f"pictures    {', '.join(map(str, pictures))}", markup=False)
         source = self.folder.path if self.options.out else self.folder.path.name
-        flags = f"--digits 0-{data.num_classes - 1} --per-digit 10 --seed 0 --out grid.png"
+        flags = "--per-digit 10 --seed 0 --out grid.png"
         console.print(f"draw more   python -m mnistgen sample {shlex.quote(str(source))} {flags}", markup=False)
 
 

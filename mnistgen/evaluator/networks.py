@@ -38,6 +38,7 @@ class Classifier(Trainable):
     """A model of labels given images."""
 
     Config = ClassifierConfig
+    needs_labels = True
     config: ClassifierConfig
     steps: Tensor  # training steps so far
 

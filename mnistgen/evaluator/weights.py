@@ -77,6 +77,7 @@ def load_classifier(source: str | Path, *, device: str | torch.device = "cpu") -
         cls = classifier_class(about.classifier)
         model = cls(cls.Config.from_json(json.dumps(about.config)), about.num_classes)
         model.load_state_dict(weights)
+        about.tell_classes(model)
     except (UsageError, ContractError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: does not fit this mnistgen: {reason[:300]}") from error

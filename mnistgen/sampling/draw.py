@@ -86,13 +86,27 @@ def require_finite(knobs: Mapping[str, Any]) -> None:
 
 
 def labels_of(model: GenerativeModel, labels: Tensor | Sequence[int]) -> Tensor:
-    y = torch.as_tensor(labels, dtype=torch.int64).cpu()
+    """The labels, (n,) int64 on the CPU. Raises `UsageError` on one that the model was not trained on."""
+    given = torch.as_tensor(labels).detach().cpu()
+    y = given.to(torch.int64)
+    if not torch.equal(y.to(given.dtype), given):
+        raise UsageError(f"Labels are whole numbers, not {given.dtype}.".replace("torch.", ""))
     if y.ndim != 1:
         raise UsageError(f"Labels are a row of integers, (n,), not {tuple(y.shape)}.")
-    if len(y) and not (int(y.min()) >= 0 and int(y.max()) < model.num_classes):
-        wrong = next(int(label) for label in y if not 0 <= label < model.num_classes)
-        raise UsageError(f"There is no label {wrong}; this model knows 0 to {model.num_classes - 1}.")
+    known = model.trained_classes or (0,)  # without labels, a model is told 0 of each image
+    wrong = (~torch.isin(y, torch.tensor(known))).nonzero()
+    if len(wrong):
+        raise UsageError(f"There is no label {int(y[wrong[0]])}; {_known(model)}")
     return y
+
+
+def _known(model: GenerativeModel) -> str:
+    classes = model.trained_classes
+    if not classes:
+        return "this model was trained without labels, and is asked for 0."
+    if classes == tuple(range(model.num_classes)):
+        return f"this model knows 0 to {model.num_classes - 1}."
+    return f"this model was trained on {', '.join(map(model.class_name, classes))} alone."
 
 
 def require_images(x: Tensor, y: Tensor) -> None:

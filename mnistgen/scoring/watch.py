@@ -3,6 +3,7 @@
 A loss does not say that a GAN draws nothing but ones. 1,000 samples of the same latents at every look do.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,23 @@ class Look:
 class Watch:
     """Looks at a model's samples beside real images, of which up to 1,000 are taken, equally many of each class.
 
+    Samples are asked for of `classes`, by default those that have real images.
+
     Raises `CheckpointError` where the dataset has no audit evaluator (see `evaluator_path`), and `UsageError` where
     the evaluator knows other classes or there are fewer than 100 real images.
     """
 
     def __init__(
-        self, real: Dataset, *, device: str | torch.device = "cpu", evaluator: Classifier | None = None, n: int = N
+        self,
+        real: Dataset,
+        *,
+        classes: Sequence[int] = (),
+        device: str | torch.device = "cpu",
+        evaluator: Classifier | None = None,
+        n: int = N,
     ) -> None:
+        if real.labels is None:
+            raise UsageError(f"{real.name} has no labels, so there is no evaluator that knows its classes.")
         self.evaluator = evaluator or load_classifier(evaluator_path(real.name, AUDITOR), device=device)
         k = self.evaluator.num_classes
         if real.num_classes != k:
@@ -61,10 +72,13 @@ class Watch:
             )
         if len(real) < LEAST:
             raise UsageError(f"{real.name}: {len(real)} real images are too few to hold samples against; {LEAST} do.")
-        self.labels = torch.arange(n) % k  # in turn, so that the first ones are of all classes
-        labels = real.require_labels("to watch its classes").cpu()
+        asked = torch.tensor(tuple(classes) or real.classes)
+        self.columns = min(COLUMNS, len(asked))
+        self.places = torch.arange(n) % len(asked)  # in turn, so that the first ones are of all classes
+        self.labels = asked[self.places]
+        labels = real.labels.cpu()
         held = torch.bincount(labels, minlength=k)
-        chosen = draw(labels, held.clamp(max=n // k).tolist(), seed=SUBSET_SEED)
+        chosen = draw(labels, held.clamp(max=n // len(asked)).tolist(), seed=SUBSET_SEED)
         self.features, seen = self._see(real.images[chosen.to(real.images.device)])  # (m, d), (m,)
         # What the evaluator does not recognise when it is real is not missed among samples.
         found = torch.bincount(labels[chosen][seen == labels[chosen]], minlength=k)
@@ -77,13 +91,12 @@ class Watch:
         """Draw 1,000 images and look at them; neither the model nor any global random state changes."""
         images = sample(model, self.labels, seed=SUBSET_SEED)
         features, seen = self._see(images)
-        shown = images[self.labels < COLUMNS]
-        columns = min(COLUMNS, self.evaluator.num_classes)
+        shown = images[self.places < self.columns]
         return Look(
-            label_agreement=float((seen == self.labels).double().mean()) if model.conditional else None,
+            label_agreement=float((seen == self.labels).double().mean()) if model.respects_labels else None,
             coverage=manifold_scores(features, self.features).coverage,
-            missing=missing(seen, self.asked, self.labels) if model.conditional else missing(seen, self.natural),
-            frame=grid(shown[: ROWS * columns], columns),
+            missing=missing(seen, self.asked, self.labels) if model.respects_labels else missing(seen, self.natural),
+            frame=grid(shown[: ROWS * self.columns], self.columns),
         )
 
     def _see(self, images: Tensor) -> tuple[Tensor, Tensor]:
