@@ -17,20 +17,16 @@ import math
 import torch
 from families import cores, machine, markdown
 
-from mnistgen import HasLikelihood, load, load_data, read_checkpoint
+from mnistgen import GenerativeModel, HasLikelihood, load, load_data, log_likelihood, read_checkpoint, to_float
 
 MODELS = ["flow-mnist", "edm-mnist", "ddpm-mnist", "vae-mnist", "vqvae-mnist"]
 BATCH = 50
 PIXELS = 784
 
 
-@torch.no_grad()
-def bits(model: HasLikelihood, images: torch.Tensor, labels: torch.Tensor, seed: int) -> torch.Tensor:
+def bits(model: GenerativeModel, images: torch.Tensor, labels: torch.Tensor, seed: int) -> torch.Tensor:
     """bits/dim of each image, (n,)."""
-    torch.manual_seed(seed)
-    x = images.float() / 127.5 - 1
-    parts = [model.log_prob(*batch) for batch in zip(x.split(BATCH), labels.split(BATCH), strict=True)]
-    return -torch.cat(parts).double() / (PIXELS * math.log(2))
+    return -log_likelihood(model, to_float(images), labels, seed=seed, batch_size=BATCH) / (PIXELS * math.log(2))
 
 
 def main() -> None:

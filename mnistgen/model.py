@@ -11,10 +11,11 @@ not be there.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -144,6 +145,8 @@ class Trainable(nn.Module, ABC):
     Config: ClassVar[type[BaseConfig]] = BaseConfig
     needs_labels: ClassVar[bool] = False  # is there nothing to learn from images without labels, as for a classifier?
     training_only: ClassVar[tuple[str, ...]] = ()  # submodules that are in the state to resume from, not in checkpoints
+    # "float32": the loss is wrong in less (an exact likelihood, a matrix inverse), so that training uses no bfloat16.
+    training_precision: ClassVar[Literal["any", "float32"]] = "any"
 
     def __init__(self, config: BaseConfig, num_classes: int = 10) -> None:
         super().__init__()
@@ -205,14 +208,43 @@ class GenerativeModel(Trainable):
 
 
 class HasLikelihood(ABC):
-    """A model that says how probable an image is."""
+    """A model that says how probable an image is.
+
+    A sum over 784 pixels of numbers with the eight bits of bfloat16 is nats off, so that `log_prob` and the validation
+    loss of such a model leave autocast behind, whatever the model is trained in.
+    """
 
     likelihood: ClassVar[Literal["exact", "lower bound", "estimate"]]
     likelihood_of: str  # of what data: "stochastically binarised pixels", "8-bit pixels", ...
+    # What `log_prob` is computed in; "float64": `mnistgen.log_likelihood` takes a copy of the model in that;
+    # "any": the model looks after it itself.
+    likelihood_precision: ClassVar[Literal["any", "float32", "float64"]] = "float32"
 
     @abstractmethod
-    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
-        """log p(x | y), or its bound, in nats an image: (b, 1, 28, 28) in [-1, 1] -> (b,)."""
+    def log_prob(self, x: Tensor, y: Tensor, *, noise: Noise | None = None) -> Tensor:
+        """log p(x | y), or its bound, in nats an image: (b, 1, 28, 28) in [-1, 1] -> (b,).
+
+        What is random in it comes from `noise`, and without one from torch's generator (`normal_like`).
+        """
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "log_prob" in vars(cls) and cls.likelihood_precision != "any":
+            cls.log_prob = _without_autocast(cls.log_prob)  # type: ignore[method-assign]
+
+
+def _without_autocast(log_prob: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(log_prob)
+    def exact(self: Any, x: Tensor, y: Tensor, **arguments: Any) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return log_prob(self, x, y, **arguments)
+
+    return exact
+
+
+def normal_like(x: Tensor, noise: Noise | None) -> Tensor:
+    """Standard normal numbers in the shape of x, (b, ...), from `noise` or, without one, from torch's generator."""
+    return torch.randn_like(x) if noise is None else noise.normal(*x.shape[1:]).to(x)
 
 
 class HasDecoder(ABC):

@@ -592,10 +592,22 @@ def _likelihood(subject: Subject) -> None:
         raise ContractError("likelihood is not set; it is 'exact', 'lower bound' or 'estimate'.")
     if not getattr(model, "likelihood_of", ""):
         raise ContractError("likelihood_of is not set; it says of what data, as in '8-bit pixels'.")
+    x, y = subject.batch(SAMPLES)
     with torch.no_grad():
-        value = model.log_prob(*subject.batch(SAMPLES))
-    if value.shape != (SAMPLES,) or not value.isfinite().all():
+        value, again = model.log_prob(x, y), model.log_prob(x, y)
+    if not isinstance(value, Tensor) or value.shape != (SAMPLES,) or not value.isfinite().all():
         raise ContractError(f"log_prob() gives {value} for {SAMPLES} images; it must be ({SAMPLES},) finite nats.")
+    if model.likelihood == "exact" and not torch.allclose(value, again, rtol=1e-5, atol=1e-3):
+        raise ContractError(
+            f"likelihood is 'exact', but two calls of log_prob() differ by {float((value - again).abs().max()):.3g} "
+            "nats; call it a 'lower bound' or an 'estimate', or draw nothing in it."
+        )
+    if "noise" in inspect.signature(model.log_prob).parameters:
+        noise = partial(Noise, subject.seed, range(SAMPLES), subject.device)
+        with torch.no_grad():
+            value, again = model.log_prob(x, y, noise=noise()), model.log_prob(x, y, noise=noise())
+        if not torch.allclose(value, again, rtol=1e-5, atol=1e-3):
+            raise ContractError("log_prob() with the same noise differs from call to call; draw from `noise` alone.")
 
 
 def _latents(subject: Subject) -> None:

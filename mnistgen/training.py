@@ -33,7 +33,7 @@ from mnistgen.contract import check_loss, check_losses, check_optimizers, check_
 from mnistgen.data import Dataset, to_float
 from mnistgen.errors import CheckpointError, DamagedRunError, TrainingError, UsageError
 from mnistgen.limits import checked_seed, require_memory
-from mnistgen.model import IMAGE_SHAPE, Loss, Trainable
+from mnistgen.model import IMAGE_SHAPE, HasLikelihood, Loss, Trainable
 from mnistgen.nn import computes_in_bfloat16
 
 WARMUP_SHARE = 0.1  # the warm-up never takes more than this share of a run
@@ -200,11 +200,12 @@ def fit(
 
     The length is `steps`, or `budget` seconds of wall time, or `epochs`, else the config's epochs; at its end the
     schedule has brought the learning rate to zero. `precision` is fp32, bf16 (autocast) or auto (bf16 where the
-    device computes in it). Every `validate_every` steps (default: an epoch) and at the end, the averaged model's
-    validation loss is taken on `validation`; `patience` such losses without a new best end the run. With `parts`, which
-    divide the images and the batch alike, every batch has its share of each part, whatever their sizes. `init` are
-    weights to begin with, over those that `Trainable.prepare` leaves. `state` (a `Run.state_dict()`) continues that
-    run exactly. `stop` is asked after each step; a yes ends the run early.
+    device computes in it); a model may need float32 (`Trainable.training_precision`), and the validation loss of one
+    with a likelihood is taken in it. Every `validate_every` steps (default: an epoch) and at the end, the averaged
+    model's validation loss is taken on `validation`; `patience` such losses without a new best end the run. With
+    `parts`, which divide the images and the batch alike, every batch has its share of each part, whatever their sizes.
+    `init` are weights to begin with, over those that `Trainable.prepare` leaves. `state` (a `Run.state_dict()`)
+    continues that run exactly. `stop` is asked after each step; a yes ends the run early.
 
     Under `torch.distributed` each process takes its share of every batch, so the curve is that of one process.
 
@@ -261,7 +262,7 @@ def fit(
     if compile:
         for network in model.children():
             network.compile()
-    stepper = _Stepper(run, autocast_dtype(where, precision), where, share)
+    stepper = _Stepper(run, _precision_of(model, where, precision), where, share)
     images, labels = data.images.to(where), data.y.to(where)
     clock = _Clock(run.seconds, share if budget is not None else _Share(0, 1))
     length = _Length(total, budget, len(validation) / batch if validation is not None else 0)
@@ -335,6 +336,16 @@ def autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
+def _precision_of(model: Trainable, device: torch.device, precision: str) -> torch.dtype | None:
+    """`autocast_dtype`, and plain float32 for a model that needs it. Raises `UsageError` where bf16 is asked of it."""
+    dtype = autocast_dtype(device, precision)
+    if dtype is None or model.training_precision == "any":
+        return dtype
+    if precision == "bf16":
+        raise UsageError(f"precision is bf16, and {type(model).__name__} needs float32; leave it out.")
+    return None
+
+
 def _identity(
     model: Trainable,
     data: Dataset,
@@ -345,7 +356,7 @@ def _identity(
     precision: str,
     device: torch.device,
 ) -> dict[str, Any]:
-    dtype = autocast_dtype(device, precision)
+    dtype = _precision_of(model, device, precision)
     return {
         "model": type(model).__qualname__,
         **dataclasses.asdict(model.config),
@@ -554,12 +565,14 @@ class _Stepper:
         """Mean validation loss of the averaged model, with the same noise each time; None where it has none."""
         sums = torch.zeros(2, dtype=torch.float64)
         chunks, cls = torch.arange(len(data)).split(VALIDATION_BATCH), type(self.run.model)
+        in_nats = isinstance(self.run.ema, HasLikelihood) and self.run.ema.likelihood_precision != "any"
+        autocast = nullcontext() if in_nats else self._autocast
         for number, rows in enumerate(chunks):
             if number % self.share.size != self.share.rank:
                 continue
             x = to_float(data.images[rows].to(self.device)).contiguous(memory_format=torch.channels_last)
             y = data.y[rows].to(self.device)
-            with told("validation_loss()", cls), _seeded(seed, -1 - number, self.device), self._autocast:
+            with told("validation_loss()", cls), _seeded(seed, -1 - number, self.device), autocast:
                 loss = self.run.ema.validation_loss(x, y)
             check_validation_loss(loss)
             if loss is None:

@@ -14,6 +14,7 @@ from mnistgen.sampling.latents import (
     traverse,
     traverse_coordinate,
 )
+from mnistgen.sampling.likelihood import log_likelihood
 from mnistgen.sampling.paths import same_noise, sample_path, sweep
 from mnistgen.sampling.pictures import grid, save_gif, save_png
 
@@ -27,6 +28,7 @@ __all__ = [
     "inpaint",
     "interpolate",
     "interpolate_images",
+    "log_likelihood",
     "manifold",
     "reconstruct",
     "reconstructions",

@@ -25,6 +25,7 @@ from mnistgen import (
     UsageError,
     load,
 )
+from mnistgen.model import normal_like
 from mnistgen.nn import Muon, PixelSpace, UNet, computes_in_bfloat16
 from mnistgen.solvers import Denoiser, Path, guide, inpaint, last, log_likelihood, rk4
 
@@ -238,7 +239,7 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
         state = self.path.at(self.pixels.encode(x), eps, times[:1].to(eps).expand(len(x)))
         return self.pixels.decode(last(self.follow(self.denoiser(y), state, times)))
 
-    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, y: Tensor, *, noise: Noise | None = None) -> Tensor:
         """A lower bound on the log-probability of the grey levels, in nats an image, on average over its own draws.
 
         With x_s a little short of the data, E_q(x_s|x) [log p(x_s) + log P(x | x_s) - log q(x_s | x)]: p(x_s) is the
@@ -248,14 +249,15 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
         u = self.pixels.encode(x)
         ends = torch.tensor([self.path.time_at(LEAST_NOISE)], dtype=torch.float64)
         alpha, sigma = self.path.alpha(ends).item(), self.path.sigma(ends).item()
-        eps = torch.randn_like(u)
+        eps = normal_like(u, noise)
         x_s = alpha * u + sigma * eps
         log_q = (-0.5 * eps.square() - 0.5 * math.log(2 * math.pi) - math.log(sigma)).flatten(1).sum(1)
         log_levels = self.pixels.log_prob(x, x_s / alpha, sigma / alpha).flatten(1).sum(1)
         times = self.times(ODE_STEPS).flip(0)
         noisier = self.path.sigma(times) > LEAST_NOISE * self.path.alpha(times)
         times = torch.cat([ends, times[noisier]])
-        probe = torch.randint(0, 2, u.shape, device=u.device).to(u) * 2 - 1
+        signs = torch.randint(0, 2, u.shape, device=u.device) if noise is None else noise.uniform(*IMAGE).round()
+        probe = signs.to(u) * 2 - 1
         field = self.path.field(self.denoiser(y))
         return log_likelihood(field, x_s, times, rk4, prior_std=self.prior_std, probe=probe) + log_levels - log_q
 

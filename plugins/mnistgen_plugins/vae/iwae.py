@@ -36,6 +36,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mnistgen import BaseConfig, GenerativeModel, HasLatents, HasLikelihood, Loss, Noise
+from mnistgen.model import normal_like
 from mnistgen.nn import ClassEmbedding
 
 PIXELS = 28 * 28
@@ -77,6 +78,7 @@ class IWAE(GenerativeModel, HasLikelihood, HasLatents):
     conditional = True
     likelihood = "lower bound"
     likelihood_of = "stochastically binarised pixels"
+    likelihood_precision = "any"  # of the terms of a likelihood, all are float32, and the benchmark compares the rest
 
     def __init__(self, config: IWAEConfig, num_classes: int = 10) -> None:
         super().__init__(config, num_classes)
@@ -138,13 +140,13 @@ class IWAE(GenerativeModel, HasLikelihood, HasLatents):
         image: Tensor = rearrange(2 * h.sigmoid() - 1, "b (c h w) -> b c h w", c=1, h=28)
         return image
 
-    def log_prob(self, x: Tensor, y: Tensor, *, importance_samples: int = 1) -> Tensor:
+    def log_prob(self, x: Tensor, y: Tensor, *, noise: Noise | None = None, importance_samples: int = 1) -> Tensor:
         """An estimate, on average below log p(x | y), from `importance_samples` draws of q; one gives the ELBO."""
         v = probabilities(x)
         mean, log_std = self.posterior(v, y)
         parts = []
         for draws in torch.arange(importance_samples).split(max(1, CODES // max(1, len(x)))):
-            eps = torch.randn(len(x), len(draws), self.config.latent_dim, device=x.device)
+            eps = normal_like(mean.new_empty(len(x), len(draws), self.config.latent_dim), noise)
             log_likelihood, log_ratio = self.log_weight_terms(v, y, mean, log_std, eps)
             parts.append((log_likelihood - log_ratio).logsumexp(1))
         return torch.stack(parts).logsumexp(0) - math.log(importance_samples)

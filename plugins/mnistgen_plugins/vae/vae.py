@@ -43,6 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from mnistgen import BaseConfig, GenerativeModel, HasLatents, HasLikelihood, Loss, Noise
+from mnistgen.model import normal_like
 from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ImageDecoder, ImageEncoder, LikelihoodName
 
 CLASS_DIM = 64  # of the class embedding
@@ -113,13 +114,13 @@ class VAE(GenerativeModel, HasLikelihood, HasLatents):
             self.kl_steps += 1
         yield Loss(loss, self, {"reconstruction": reconstruction.detach(), "kl": kl.detach()})
 
-    def elbo_terms(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def elbo_terms(self, x: Tensor, y: Tensor, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
         """-log p(x | z, y) and log q(z | x, y) - log p(z | y) at one draw of z, (b,) nats each; -ELBO is their sum."""
         e = self.embedding(y)
 
         # q(z | x, y) = N(z; mean, std^2), drawn as z = mean + std * eps
         mean, log_std = self.encoder(x, e)  # (b, latent_dim) each
-        eps = torch.randn_like(mean)
+        eps = normal_like(mean, noise)
         z = mean + log_std.exp() * eps
         log_q = log_normal(eps) - log_std.sum(1)
 
@@ -151,12 +152,12 @@ class VAE(GenerativeModel, HasLikelihood, HasLatents):
         e = self.embedding(y)
         return self.pixels.image(self.decoder(self.prior(z, e), e).float())
 
-    def log_prob(self, x: Tensor, y: Tensor, *, importance_samples: int = 1) -> Tensor:
+    def log_prob(self, x: Tensor, y: Tensor, *, noise: Noise | None = None, importance_samples: int = 1) -> Tensor:
         """An estimate, below log p(x | y) on average, from draws z_1..z_k of q: log (1/k) sum_i p(x, z_i) / q(z_i | x).
 
         One sample gives the ELBO; more tighten the bound (Burda et al. 2016).
         """
-        draws = [-torch.add(*self.elbo_terms(x, y)) for _ in range(importance_samples)]
+        draws = [-torch.add(*self.elbo_terms(x, y, noise)) for _ in range(importance_samples)]
         return torch.stack(draws).logsumexp(0) - math.log(importance_samples)
 
 

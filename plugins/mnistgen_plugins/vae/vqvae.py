@@ -125,7 +125,7 @@ class VQVAE(GenerativeModel, HasLikelihood):
         """The bound of -log p(x | y) in nats an image."""
         return -self.log_prob(x, y).mean()
 
-    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, y: Tensor, *, noise: Noise | None = None) -> Tensor:  # noqa: ARG002  it has none
         """log p(x | c, y) + log p(c | y) with c = codes(x), below log p(x | y)."""
         c, _, reconstruction = self.autoencoder.terms(x, y)
         return -nll(self.prior(c, y), c) - reconstruction

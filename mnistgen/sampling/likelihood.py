@@ -1,0 +1,46 @@
+"""How probable images are under a model, in the precision that takes."""
+
+import copy
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mnistgen.contract import told
+from mnistgen.errors import ContractError, UsageError
+from mnistgen.model import GenerativeModel, HasLikelihood, Noise
+from mnistgen.sampling.draw import BATCH, Eval, device_of, labels_of, require_images
+
+
+def log_likelihood(
+    model: GenerativeModel,
+    images: Tensor,
+    labels: Tensor | Sequence[int],
+    *,
+    seed: int = 0,
+    batch_size: int = BATCH,
+) -> Tensor:
+    """`model.log_prob` of each image, (n, 1, 28, 28) float in [-1, 1] and (n,) -> (n,) float64 nats on the CPU.
+
+    In float32, or in float64 where the model says so (`likelihood_precision`), whatever autocast is on outside; what
+    is random depends on `(seed, i)` for image i where `log_prob` takes a `noise`. Raises `UsageError` for a model
+    without a likelihood.
+    """
+    if not isinstance(model, HasLikelihood):
+        raise UsageError(f"{type(model).__name__} has no likelihood, so it cannot say how probable an image is.")
+    y, device = labels_of(model, labels), device_of(model)
+    require_images(images, y)
+    dtype = torch.float64 if model.likelihood_precision == "float64" else torch.float32
+    exact = copy.deepcopy(model).to(dtype) if dtype is torch.float64 else model
+    takes_noise = "noise" in inspect.signature(model.log_prob).parameters
+    parts = [torch.empty(0, dtype=torch.float64)]
+    with told("log_prob()", type(model)), torch.no_grad(), Eval(exact), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for rows in torch.arange(len(y)).split(batch_size):
+            noise = {"noise": Noise(seed, rows.tolist(), device)} if takes_noise else {}
+            value = exact.log_prob(images[rows].to(device, dtype), y[rows].to(device), **noise)
+            if value.shape != (len(rows),):
+                raise ContractError(f"log_prob() returns {tuple(value.shape)} for {len(rows)} images.")
+            parts.append(value.double().cpu())
+    return torch.cat(parts)
