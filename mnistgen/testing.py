@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import inspect
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
@@ -58,7 +60,16 @@ OVERFIT_IMAGES = 64
 OVERFIT_STEPS = 2400  # most models are done after a sixteenth of these, GANs after an eighth to a half
 PREPARED = 200  # images that a model is prepared with
 SAMPLES = 5  # images in a batch where one needs several
+QUICK_SECONDS = 10  # after which a quick check begins no other rule
 STEPS = 8  # of training before the rules on sampling: layers that begin at zero have left it by then
+METHODS = {  # of the abilities, by which the host asks for them
+    "log_prob": HasLikelihood,
+    "encode": HasLatents,
+    "decode": HasDecoder,
+    "sample_path": HasPath,
+    "inpaint": HasEditing,
+    "vary": HasEditing,
+}
 WARM_STEPS = (STEPS, 64, 256)  # the later ones only while all images are alike
 
 
@@ -76,13 +87,15 @@ def check_model(
     seed: int = 0,
     overfit_steps: int = OVERFIT_STEPS,
     device: str = "cpu",
+    quick: bool = False,
 ) -> None:
     """Hold `cls` to every rule of the plugin contract; a test of a plugin is this one call.
 
-    `config` defaults to the model's own; `overfit_steps` is the most that training on 64 images may take. Raises
-    `ContractError` that lists every broken rule, what is wrong and what to do.
+    `config` defaults to the model's own; `overfit_steps` is the most that training on 64 images may take; `quick`
+    leaves out that training, and what it has no time for. Raises `ContractError` that lists every broken rule, what is
+    wrong and what to do.
     """
-    outcomes = check_rules(cls, config=config, seed=seed, overfit_steps=overfit_steps, device=device)
+    outcomes = check_rules(cls, config=config, seed=seed, overfit_steps=overfit_steps, device=device, quick=quick)
     problems = [(rule, problem) for rule, problem in outcomes if problem is not None]
     if problems:
         lines = "".join(f"\n- {rule}: {problem}" for rule, problem in problems)
@@ -96,10 +109,17 @@ def check_rules(
     seed: int = 0,
     overfit_steps: int = OVERFIT_STEPS,
     device: str = "cpu",
+    quick: bool = False,
 ) -> Iterator[Outcome]:
-    """Try the rules that apply to `cls`, one at a time, ending early where the rest cannot be tried."""
+    """Try the rules that apply to `cls`, one at a time, ending early where the rest cannot be tried.
+
+    `quick` leaves out those that train, and begins none after `QUICK_SECONDS`.
+    """
     subject = Subject(cls, config, seed, overfit_steps, resolve_device(device))
+    start = time.monotonic()
     for rule in rules_of(cls):
+        if quick and (rule.slow or time.monotonic() - start > QUICK_SECONDS):
+            continue
         problem = _problem(rule, subject)
         yield Outcome(rule.name, problem)
         if problem is not None and rule.basic:
@@ -109,6 +129,14 @@ def check_rules(
 def rules_of(cls: type[GenerativeModel]) -> list[Rule]:
     """The rules that apply to a model; likelihood, latents and path are asked only of models that have them."""
     return [rule for rule in RULES if issubclass(cls, rule.ability)]
+
+
+def abilities_of(cls: type[GenerativeModel]) -> list[str]:
+    """What a model can do beside drawing images, in the words of a person."""
+    latents = "latent codes" if issubclass(cls, HasLatents) else "decoded codes"
+    likelihood = f"likelihood ({getattr(cls, 'likelihood', '?')}, of {getattr(cls, 'likelihood_of', '?')})"
+    words = {HasLikelihood: likelihood, HasDecoder: latents, HasPath: "sampling path", HasEditing: "editing"}
+    return [word for ability, word in words.items() if issubclass(cls, ability)]
 
 
 def synthetic_digits(n: int = OVERFIT_IMAGES, num_classes: int = CLASSES, seed: int = 0) -> Dataset:
@@ -273,12 +301,20 @@ def _described(subject: Subject) -> None:
     cls = subject.cls
     if inspect.isabstract(cls):
         raise ContractError(f"{_join(sorted(cls.__abstractmethods__))} is still abstract; define it.")
+    missing = []
     if not (cls.__doc__ or "").strip():
-        raise ContractError("The class has no docstring; its first line is what `mnistgen models` shows.")
+        missing.append("The class has no docstring; its first line is what `mnistgen models` shows.")
     if not isinstance(cls.family, str) or not cls.family:
-        raise ContractError('The class has no family; set it to a literal string, as in family = "vae".')
+        missing.append('The class has no family; set it to a literal string, as in family = "vae".')
     if not isinstance(getattr(cls, "conditional", None), bool):
-        raise ContractError("conditional is not set; it is True where sample(y) respects y, and False where not.")
+        missing.append("conditional is not set; it is True where sample(y) respects y, and False where not.")
+    if issubclass(cls, HasLikelihood):
+        if getattr(cls, "likelihood", None) not in ("exact", "lower bound", "estimate"):
+            missing.append("likelihood is not set; it is 'exact', 'lower bound' or 'estimate'.")
+        if cls.likelihood_precision not in ("any", "float32", "float64"):
+            missing.append("likelihood_precision is 'any', 'float32' or 'float64'.")
+    if missing:
+        raise ContractError(" ".join(missing))
     entry = entry_of(cls)
     if entry is not None and entry.family != cls.family:
         raise ContractError(
@@ -310,6 +346,49 @@ def _config(subject: Subject) -> None:
         raise ContractError(
             f"The config comes back from JSON as {again}, and was {subject.config}. "
             "Fields are int, float, bool, str, Literal or tuples of those."
+        )
+
+
+def _names(subject: Subject) -> None:
+    """No field of the config and no option of `sample` is called as a flag of the command is."""
+    fields = {field.name for field in dataclasses.fields(subject.cls.Config)}
+    options = {
+        name
+        for name, parameter in inspect.signature(subject.cls.sample).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    clashes = [
+        f"{what} {_join(sorted(found))}, a flag of `{command}`"
+        for what, found, command in (
+            ("Config has", fields & _flags("mnistgen.cli.train", "GeneratorOptions"), "train"),
+            ("sample() has", options & _flags("mnistgen.cli.sample_pictures", "SampleOptions"), "sample"),
+        )
+        if found
+    ]
+    if clashes:
+        raise ContractError(f"{' and '.join(clashes)}; rename it.")
+
+
+def _flags(module: str, name: str) -> set[str]:
+    # The command line is a layer above; its flags are written down there, and nowhere else.
+    return {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), name))}
+
+
+def _abilities(subject: Subject) -> None:
+    """What is defined is known to the host: a method of an ability without its base class is never called."""
+    cls = subject.cls
+    unknown = {
+        method: ability.__name__
+        for method, ability in METHODS.items()
+        if callable(getattr(cls, method, None)) and not issubclass(cls, ability)
+    }
+    if "encode" in unknown:  # what has both derives from both
+        unknown.pop("decode", None)
+    if unknown:
+        bases = _join(sorted(set(unknown.values())))
+        raise ContractError(
+            f"{_join(list(unknown))} is defined, and {cls.__name__} does not derive from mnistgen.{bases}, so "
+            "that nothing calls it; derive from it, or give the method another name."
         )
 
 
@@ -588,8 +667,6 @@ def _loss_values(model: GenerativeModel, x: Tensor, y: Tensor, seed: int) -> lis
 def _likelihood(subject: Subject) -> None:
     model = subject.warm
     assert isinstance(model, HasLikelihood)
-    if getattr(model, "likelihood", None) not in ("exact", "lower bound", "estimate"):
-        raise ContractError("likelihood is not set; it is 'exact', 'lower bound' or 'estimate'.")
     if not getattr(model, "likelihood_of", ""):
         raise ContractError("likelihood_of is not set; it says of what data, as in '8-bit pixels'.")
     x, y = subject.batch(SAMPLES)
@@ -681,12 +758,15 @@ class Rule(NamedTuple):
     name: str
     check: Callable[[Subject], None]
     basic: bool = False  # where it is broken, the rest cannot be tried
+    slow: bool = False  # it trains for long
     ability: type = object  # it is asked of models that have this
 
 
 RULES = [
     Rule("has a docstring, a family and says whether it is conditional", _described),
     Rule("its config is a frozen dataclass and survives JSON", _config, basic=True),
+    Rule("its flags are no flags of `train` and `sample`", _names),
+    Rule("its abilities are declared by their base classes", _abilities),
     Rule("builds for any number of classes", _builds, basic=True),
     Rule("losses are finite scalars for any batch size", _losses, basic=True),
     Rule("leaves its inputs as they are", _inputs),
@@ -704,8 +784,8 @@ RULES = [
     Rule("latents have their shape, and decode again", _latents, ability=HasLatents),
     Rule("the sampling path ends in the sample", _path, ability=HasPath),
     Rule("edits keep what is known", _edits, ability=HasEditing),
-    Rule(f"overfits {OVERFIT_IMAGES} images", _overfits),
-    Rule("labels are respected, or do not matter", _labels),
+    Rule(f"overfits {OVERFIT_IMAGES} images", _overfits, slow=True),
+    Rule("labels are respected, or do not matter", _labels, slow=True),
 ]
 
 

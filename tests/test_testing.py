@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from mnistgen import BaseConfig, ContractError, GenerativeModel, HasLatents, HasLikelihood, HasPath, Loss, Noise
-from mnistgen.testing import Outcome, check_model, check_rules, rules_of, synthetic_digits
+from mnistgen.testing import Outcome, abilities_of, check_model, check_rules, rules_of, synthetic_digits
 
 
 @pytest.fixture(autouse=True)
@@ -530,7 +530,52 @@ class SecretlyConditional(Coder):
     conditional = False
 
 
+class ReservedNames(Coder):
+    """Its hyperparameters are called as flags are."""
+
+    @dataclass(frozen=True)
+    class Config(SmallConfig):
+        """A flow of steps."""
+
+        steps: int = 12
+        seed: int = 0
+
+    def sample(self, y: Tensor, *, noise: Noise, count: int = 1) -> Tensor:
+        return super().sample(y, noise=noise)
+
+
+class Undeclared(Flow):
+    """Has codes and a density, and nobody knows."""
+
+    def encode(self, x: Tensor, y: Tensor) -> Tensor:
+        return x
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.sum((1, 2, 3))
+
+
+class NotExact(Coder):
+    """Calls its bound exact."""
+
+    likelihood = "exact"
+
+
+class IgnoresNoise(Coder):
+    """Takes a noise for its bound, and draws from torch's generator."""
+
+    def log_prob(self, x: Tensor, y: Tensor, *, noise: Noise | None = None) -> Tensor:
+        return self.bound(x, y)
+
+
 BROKEN = [
+    (
+        ReservedNames,
+        "its flags",
+        "Config has seed, steps, a flag of `train` and sample.. has count, a flag",
+    ),
+    (Undeclared, "its abilities", r"log_prob, encode is defined, .* mnistgen.HasLatents, HasLikelihood"),
+    (NotExact, "log-likelihood", "'exact', but two calls"),
+    (IgnoresNoise, "log-likelihood", "same noise differs"),
     (NoDocstring, "has a docstring", "docstring"),
     (NoFamily, "has a docstring", "family"),
     (NoConditional, "has a docstring", "conditional"),
@@ -647,3 +692,32 @@ def test_synthetic_classes_differ(num_classes: int) -> None:
     assert places.any(1).all()
     assert places.sum(0).max() == 1  # no pixel belongs to two classes
     assert torch.equal(data.images, synthetic_digits(2 * num_classes, num_classes).images)
+
+
+def test_all_that_a_class_lacks_is_told_at_once() -> None:
+    class Bare(Coder):
+        family = ""
+        conditional = None
+        likelihood = "?"
+
+    Bare.__doc__ = None
+    first = next(check_rules(Bare))
+    for word in ("docstring", "family", "conditional", "likelihood"):
+        assert word in str(first.problem)
+
+
+def test_a_quick_check_does_not_train_and_tells_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = [outcome.rule for outcome in check_rules(Coder, quick=True)]
+    assert "overfits 64 images" not in outcomes
+    assert len(outcomes) == len(rules_of(Coder)) - 2
+    monkeypatch.setattr("mnistgen.testing.QUICK_SECONDS", -1)
+    assert not list(check_rules(Coder, quick=True))
+
+
+def test_abilities_are_named() -> None:
+    assert abilities_of(Coder) == [
+        "likelihood (lower bound, of pixels as probabilities)",
+        "latent codes",
+        "sampling path",
+    ]
+    assert abilities_of(Duel) == []
