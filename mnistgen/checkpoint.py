@@ -150,6 +150,11 @@ def load(
         try:
             model_class = registry.model_class(about.model)
         except UsageError as error:
+            if registry.is_file(about.distribution):
+                raise CheckpointError(
+                    f"{path}: its model is that of the file {about.distribution}; say where that is: "
+                    f"--plugin ./{about.distribution}, or model_class= in Python."
+                ) from error
             raise CheckpointError(
                 f"{path}: needs the plugin {about.model!r} of {about.distribution}. {error}"
             ) from error

@@ -13,10 +13,12 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnistgen.errors import PluginError, UsageError, described, suggestion
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mnistgen.model import GenerativeModel, Trainable
 
 GROUP = "mnistgen.models"
+_FILE = re.compile(r"(?P<path>.*\.py)(?::(?P<name>\w+))?")  # ./mymodel.py, or ./mymodel.py:MyModel
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # a model's name is the name of folders and files, too
 
 
@@ -112,6 +115,90 @@ def model_class(name: str) -> type[GenerativeModel]:
     return found
 
 
+def is_file(name: str) -> bool:
+    """Whether a model is given as a file, `./mymodel.py`, or as one class of it, `./mymodel.py:MyModel`."""
+    return _FILE.fullmatch(name) is not None
+
+
+def register_file(given: str) -> str:
+    """Make the model of a Python file known to this process, under the name of the file, which is returned.
+
+    Raises `UsageError` where there is no such file or class, where it has none or several, and where the name is
+    taken; `PluginError` where the file cannot be imported.
+    """
+    match = _FILE.fullmatch(given)
+    if match is None:
+        raise UsageError(f"{given!r} is no Python file; give one as in ./mymodel.py, or ./mymodel.py:MyModel.")
+    path, wanted = Path(match["path"]).expanduser(), match["name"]
+    name = path.stem
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file.")
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{path}: {name!a} cannot name a model; call the file by letters, digits, '_', '-' and '.'.")
+    others = [entry for entry in claims().get(name, []) if entry.name not in _FILES]
+    if others:
+        raise UsageError(f"{path}: there is a model {name!r} already, of {others[0].source}; rename the file.")
+    module = _import_file(path)
+    classes = _models_in(module)
+    if wanted is None and len(classes) != 1:
+        several = f"{path}: defines {' and '.join(classes)}; name one of them, as in {path}:{next(iter(classes), '')}."
+        none = f"{path}: defines no model; derive a class from mnistgen.GenerativeModel."
+        raise UsageError(several if classes else none)
+    if wanted is not None and wanted not in classes:
+        raise UsageError(f"{path}: defines no model {wanted!r}. {suggestion(wanted, classes)}")
+    value = f"{module.__name__}:{wanted or classes[0]}"
+    _FILES[name] = FileModel(Entry(name, path.name, "", value), given)
+    return name
+
+
+def file_of(name: str) -> str:
+    """The file of a model that was given as one, as it was given; empty for an installed one."""
+    return _FILES[name].given if name in _FILES else ""
+
+
+class FileModel(NamedTuple):
+    """A model of a file that this process was given."""
+
+    entry: Entry
+    given: str
+
+
+_FILES: dict[str, FileModel] = {}
+
+
+def _import_file(path: Path) -> ModuleType:
+    """The module of a Python file, which may import others from its folder, as a script may."""
+    name = "mnistgen_file_" + re.sub(r"\W", "_", path.stem)
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
+    try:
+        spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        del sys.modules[name]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        where = f":{lines[-1]}" if lines else ""
+        raise PluginError(f"{path}{where} cannot be imported: {described(error)}.") from error
+    return module
+
+
+def _models_in(module: ModuleType) -> list[str]:
+    """The names of the models that a module defines; those that lack a method only where there is no other."""
+    from mnistgen.model import GenerativeModel  # imports torch, which listing does without
+
+    found = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, GenerativeModel) and value.__module__ == module.__name__
+    ]
+    return [name for name in found if not inspect.isabstract(getattr(module, name))] or found
+
+
 def entry_of(model: type[Trainable]) -> Entry | None:
     """How a class is registered, or None. Nothing is imported: where a class exists, so does its module."""
     for entries in claims().values():
@@ -131,6 +218,7 @@ def _imported(entry: Entry) -> object:
 
 
 def _registered() -> Iterator[Entry]:
+    yield from (model.entry for model in _FILES.values())
     for _, found in _distributions():
         if not isinstance(found, str):
             yield from found

@@ -40,6 +40,7 @@ EXAMPLES = """examples:
   mnistgen score vae-mnist                            its numbers, beside their scale
   mnistgen augment vae --plan                         does synthetic data help to train a classifier?
   mnistgen models                                     what can be trained
+  mnistgen train ./mymodel.py                         a model of your own, in a file
   mnistgen COMMAND --help                             the flags of a command"""
 
 
@@ -91,10 +92,27 @@ def _run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(f"There is no command {name!r}. {suggestion(name, COMMANDS)}")
     try:
-        code: int = importlib.import_module(COMMANDS[name].module).run(rest, prog=f"mnistgen {name}")
+        code: int = importlib.import_module(COMMANDS[name].module).run(_with_plugins(rest), prog=f"mnistgen {name}")
     except SystemExit as stop:  # the flag parser's own: --help, or a flag it does not know
         return stop.code if isinstance(stop.code, int) else 2
     return code
+
+
+def _with_plugins(arguments: list[str]) -> list[str]:
+    """Register the files of `--plugin`, which every command has, and return the other arguments."""
+    rest, left = [], iter(arguments)
+    for argument in left:
+        flag, equals, value = argument.partition("=")
+        if flag != "--plugin":
+            rest.append(argument)
+            continue
+        from mnistgen.registry import register_file
+
+        given = value if equals else next(left, "")
+        if not given:
+            raise UsageError("--plugin needs a file, as in --plugin ./mymodel.py")
+        register_file(given)
+    return rest
 
 
 def _told(error: MnistgenError) -> str:

@@ -33,6 +33,9 @@ class Common:
     data_dir: Path | None = None
     """Folder of the datasets; otherwise $MNISTGEN_DATA, otherwise the user's cache folder."""
 
+    plugin: Path | None = None
+    """A Python file with a model of your own, known by the file's name: --plugin ./mymodel.py"""
+
     def __post_init__(self) -> None:
         checked_seed(self.seed, "--seed")
 

@@ -30,10 +30,11 @@ class Options(flags.Common):
 def run(arguments: list[str], prog: str) -> int:
     options = flags.parse(Options, arguments, prog=prog, examples=EXAMPLES)
 
-    from mnistgen.registry import entry_of, model_class  # --help answers without torch
+    from mnistgen.registry import entry_of, is_file, model_class, register_file  # --help answers without torch
     from mnistgen.testing import abilities_of, check_rules, rules_of
 
-    model = model_class(options.name)
+    name = register_file(options.name) if is_file(options.name) else options.name
+    model = model_class(name)
     entry = entry_of(model)
     assert entry is not None
     say(f"{options.name} ({entry.source}); abilities: {', '.join(abilities_of(model)) or 'none beside drawing'}")

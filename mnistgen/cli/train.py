@@ -34,6 +34,7 @@ EXAMPLES = """
 mnistgen train {name}                              defaults, into checkpoints/{name}-mnist
 mnistgen train {name} --budget 5m --seed 1         train for five minutes
 mnistgen train {name} --resume                     continue after Ctrl-C or a crash
+mnistgen train ./mymodel.py                        a model of your own, in a file
 mnistgen train {name} --data fashion               another dataset
 mnistgen train {name} --data digits.npz --steps 2000 --out runs/mine
 mnistgen train {name} --init {name}-mnist --data mine.npz     begin from a checkpoint's weights
@@ -46,9 +47,10 @@ def run(arguments: list[str], prog: str) -> int:
         names = ", ".join(sorted(registry.list_models())) or "none is installed"
         print(f"usage: {prog} MODEL [flags]\n\nmodels: {names}\n\n`{prog} MODEL --help` shows the model's flags.")
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
-    name, *flags = arguments
+    given, *flags = arguments
+    name = registry.register_file(given) if registry.is_file(given) else given
     with process_group() as rank:
-        return train(_GeneratorFiles, name, registry.model_class(name), flags, f"{prog} {name}", rank)
+        return train(_GeneratorFiles, name, registry.model_class(name), flags, f"{prog} {given}", rank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +197,8 @@ class _GeneratorFiles(Files):
         console.print(f"checkpoint  {self.folder.path / WEIGHTS}", markup=False)
         console.print(f"pictures    {', '.join(map(str, pictures))}", markup=False)
         source = self.folder.path if self.options.out else self.folder.path.name
-        flags = "--per-digit 10 --seed 0 --out grid.png"
+        plugin = f"--plugin {shlex.quote(registry.file_of(self.name))} " if registry.file_of(self.name) else ""
+        flags = f"{plugin}--per-digit 10 --seed 0 --out grid.png"
         console.print(f"draw more   python -m mnistgen sample {shlex.quote(str(source))} {flags}", markup=False)
 
 
