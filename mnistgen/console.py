@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,12 @@ def out() -> Console:
     """Results, on standard output; lines are not folded where it is a file or a pipe."""
     console = SafeConsole()
     return console if console.is_terminal else SafeConsole(width=10_000, soft_wrap=True)
+
+
+def notes(lines: Iterable[str]) -> None:
+    """What was done to the data that a command reads, or looks odd about it: a line each, on standard error."""
+    for line in lines:
+        say(f"note: {line}", sys.stderr)
 
 
 def picture(image: Tensor) -> Text:

@@ -238,7 +238,7 @@ def test_whose_images(folder: Path) -> None:
     """The dataset of the checkpoint, with as many classes; nothing is looked for where there are no codes."""
     text = mnistgen(folder, "sample", "flat", "--reconstruct", code=2)
     assert "my-blobs, a dataset of your own: name its path with --data" in text
-    np.savez(folder / "two.npz", images=np.zeros((8, 28, 28), np.uint8), labels=np.arange(8) % 2)
+    np.savez(folder / "two.npz", images=np.arange(6272).reshape(8, 28, 28).astype(np.uint8), labels=np.arange(8) % 2)
     assert "no test split" in mnistgen(folder, "sample", "flat", "--reconstruct", "--data", "two.npz", code=1)
     for flag in (["--reconstruct"], ["--between", "0", "1"]):
         text = mnistgen(folder, "sample", "flat", *flag, "--data", "two.npz", "--split", "all", code=2)

@@ -34,14 +34,15 @@ from mnistgen.data import (
     export_data,
     load_data,
     load_images,
-    readers,
     to_float,
     to_uint8,
     torchvision_shim,
     train_validation_split,
 )
 from mnistgen.data import download as downloads
+from mnistgen.data.convert import Conversion
 from mnistgen.data.families import FAMILIES
+from mnistgen.data.readers import csv
 from mnistgen.errors import DataError, MnistgenError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -53,12 +54,23 @@ def any_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FAMILIES, "mnist", replace(FAMILIES["mnist"], hashes={}))
 
 
+def converted(array: np.ndarray[Any, Any], **how: bool) -> torch.Tensor:
+    return convert.to_images(array, "x", Conversion(**{"resize": True, **how})).images
+
+
 def digits(n: int = 12, classes: int = 10, seed: int = 0, **fields: Any) -> Dataset:
     """Random images; all classes occur."""
     rng = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (n, 1, 28, 28), generator=rng, dtype=torch.uint8)
     labels = torch.arange(n) % classes
     return Dataset(images, labels, classes, **({"name": "digits", "split": "all"} | fields))
+
+
+def boxes(n: int = 3, *shape: int, dtype: Any = np.uint8) -> np.ndarray[Any, Any]:
+    """Black images with a light box in the upper left: what shows nothing is refused."""
+    images = np.zeros((n, *(shape or (28, 28))), dtype)
+    images[:, :10, :10] = 200
+    return images
 
 
 def idx(array: np.ndarray[Any, Any], code: int = 8) -> bytes:
@@ -369,14 +381,14 @@ LABELS = idx(digits(3).labels.numpy())
         (IMAGES + b"x", LABELS, "images.* 2,352 bytes, but it holds 2,353"),
         (b"\x89PNG" + IMAGES, LABELS, "images.* is not an IDX file: it looks like a PNG image"),
         (b"<html>" + IMAGES, LABELS, "images.* is not an IDX file: it looks like a web page"),
-        (LABELS, LABELS, r"images.* holds labels \(an array of 1 axes\), where 3 axes"),
+        (LABELS, LABELS, r"images.* holds labels \(an array of 1 axes\), where 3 or 4 axes"),
         (IMAGES, IMAGES, r"labels.* holds images \(an array of 3 axes\), where 1 or 2 axes"),
         (IMAGES, idx(np.arange(2)), "images.* holds 3 images, but .*labels.* holds 2 labels"),
-        (IMAGES, idx(np.arange(3), 13), "labels.* are .* float32; they must be"),
+        (IMAGES, idx(np.arange(3) + 0.5, 13), "labels.* are .* float32; they must be"),
         (IMAGES, idx(np.array([0, -1, 2]), 12), "labels.* label -1 of image 1 is out of range"),
         (idx(np.zeros((0, 28, 28))), LABELS, r"images.* is empty: its shape is \(0, 28, 28\)"),
         (idx(np.zeros((3, 28, 27))), LABELS, "images.* are 28x27 grayscale uint8; .*--resize"),
-        (idx(np.zeros((3, 28, 28)), 13), LABELS, "images.* are 28x28 grayscale float32; .*--resize"),
+        (idx(np.full((3, 28, 28), 7), 13), LABELS, "images.*: every pixel is 7, so the images show nothing"),
         (gzip.compress(IMAGES)[:-40], LABELS, "images.*gzip data is broken or cut short"),
         (gzip.compress(IMAGES)[:-4] + b"\1\2\3\4", LABELS, "images.*gzip data is broken"),
         (gzip.compress(IMAGES + bytes(1000)), LABELS, "images.* 2,352 bytes, but it holds a different number"),
@@ -504,7 +516,7 @@ def test_csv_columns_are_taken_by_their_names(tmp_path: Path) -> None:
 
 
 def test_csv_that_is_longer_than_a_block_keeps_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "BLOCK", 5000)
+    monkeypatch.setattr(csv, "BLOCK", 5000)
     data = digits(50)
     table: list[list[Any]] = rows(data)
     write_csv(tmp_path / "d.csv", table)
@@ -532,10 +544,9 @@ def _changed(row: int, column: int, value: Any) -> list[list[Any]]:
     ("table", "header", "says"),
     [
         ([], HEADER, "holds no images: there is no line after the header"),
-        (rows(digits(5)), HEADER.replace("label", "class"), "line 1: the column 'label' is missing"),
-        ([row[1:] for row in rows(digits(5))], HEADER[6:], "line 1: the column 'label' is missing.*'pixel0, pixel1"),
+        (rows(digits(5)), HEADER.replace("label", "id"), "line 1: the column 'label' is missing"),
         ([row[:-1] for row in rows(digits(5))], HEADER.replace(",pixel345", ""), "the column 'pixel345' is missing"),
-        ([row[:-1] for row in rows(digits(5))], None, "there are 784 columns; there must be 785"),
+        ([row[:-2] for row in rows(digits(5))], None, "there are 783 columns; there must be 785"),
         (rows(digits(5)), HEADER.replace("pixel345", "id"), "the column 'id' is neither"),
         ([*rows(digits(5)), [1, 2, 3]], HEADER, "line 7 has 3 columns; there must be 785"),
         (_changed(2, 10, "x"), HEADER, "line 4, column 'pixel9': 'x' is not a whole number"),
@@ -565,8 +576,8 @@ def test_broken_csv(tmp_path: Path, table: list[list[Any]], header: str | None, 
         (b"", "is not a CSV file of images: it is empty"),
         (b"PK\3\4\0\0\0", "it looks like a zip archive"),
         ("label,pixel0\n".encode("utf-16"), "is not a CSV file"),
-        (b"x" * (readers.LARGEST_LINE + 5), "line 1 is longer than"),
-        (HEADER.encode() + b"\n" + b"1" * (2 * readers.LARGEST_LINE), "a line after line 2 is longer than"),
+        (b"x" * (csv.LARGEST_LINE + 5), "line 1 is longer than"),
+        (HEADER.encode() + b"\n" + b"1" * (2 * csv.LARGEST_LINE), "a line after line 2 is longer than"),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{len(value)}-bytes",
 )
@@ -610,7 +621,7 @@ def test_npz_with_two_splits(tmp_path: Path, pattern: str) -> None:
     assert len(load_data(tmp_path / "d.npz", "all")) == 22
 
 
-ARRAYS = {"images": np.zeros((3, 28, 28), np.uint8), "labels": np.arange(3)}
+ARRAYS = {"images": boxes(), "labels": np.arange(3)}
 
 
 @pytest.mark.parametrize(
@@ -622,13 +633,14 @@ ARRAYS = {"images": np.zeros((3, 28, 28), np.uint8), "labels": np.arange(3)}
         ),
         ({"a": ARRAYS["images"]}, "has the arrays 'a'; it needs 'images'"),
         (ARRAYS | {"labels": np.arange(2)}, "'images' holds 3 images, but array 'labels' holds 2 labels"),
-        (ARRAYS | {"labels": np.eye(3)}, "'labels': labels are .* float64; they must be"),
+        (ARRAYS | {"labels": np.eye(3)}, "'labels': labels are .*; they must be .* labels.argmax"),
+        (ARRAYS | {"labels": np.array([0, 1, 1.5])}, "'labels': labels are .* float64; they must be"),
         (ARRAYS | {"labels": np.array([0, 1, 1000])}, "'labels': label 1000 of image 2 is out of range"),
         (ARRAYS | {"labels": np.array([0, 1, -5])}, "'labels': label -5 of image 2 is out of range"),
         (ARRAYS | {"labels": np.array([0, 1, 2], object)}, "'labels' holds Python objects, which are never unpickled"),
         (ARRAYS | {"images": np.zeros((3, 32, 32, 3), np.uint8)}, "'images': the images are 32x32 RGB uint8"),
-        (ARRAYS | {"images": np.zeros((3, 28, 28), np.float32)}, "'images': the images are 28x28 grayscale float32"),
-        (ARRAYS | {"images": np.zeros((3, 28, 28), np.int64)}, "'images': the images are 28x28 grayscale int64"),
+        (ARRAYS | {"images": boxes(dtype=np.float32) * 2}, "'images': pixels go from 0 to 400; they must be in 0..255"),
+        (ARRAYS | {"images": boxes(dtype=np.int64) - 50}, "'images': pixels go from -50 to 150; .*Add --stretch"),
         (ARRAYS | {"images": np.zeros((0, 28, 28), np.uint8)}, "'images' is empty"),
         (
             ARRAYS | {"images": np.zeros((3, 785), np.uint8)},
@@ -701,36 +713,41 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
 
 
 def test_folders_named_by_numbers_are_the_labels(tmp_path: Path) -> None:
-    for name in ("10", "3"):
+    for name in ("10", "3", "100"):
         (tmp_path / name).mkdir()
         Image.new("L", (28, 28), int(name)).save(tmp_path / name / "a.png")
     data = load_data(tmp_path)
-    assert (sorted(data.labels.tolist()), data.num_classes, data.class_names) == ([3, 10], 11, ())
+    assert (data.labels.tolist(), data.num_classes, data.class_names) == ([3, 10, 100], 101, ())
     assert data.images[:, 0, 0, 0].tolist() == data.labels.tolist()
 
 
 @pytest.mark.parametrize(
-    ("mode", "size", "says"),
+    ("mode", "says"),
     [
-        ("RGB", (28, 28), "28x28 RGB"),
-        ("RGBA", (28, 28), "28x28 RGBA"),
-        ("L", (32, 24), "24x32 grayscale"),
-        ("1", (28, 28), "28x28 1-bit"),
-        ("P", (28, 28), "28x28 palette"),
-        ("I;16", (28, 28), "28x28 of mode I;16"),
+        ("RGB", "24x32 RGB"),
+        ("RGBA", "24x32 RGBA"),
+        ("L", "24x32 grayscale"),
+        ("1", "24x32 1-bit"),
+        ("P", "24x32 palette"),
+        ("I;16", "24x32 of mode I;16"),
     ],
 )
-def test_pictures_that_are_not_in_the_format(tmp_path: Path, mode: str, size: tuple[int, int], says: str) -> None:
+def test_pictures_of_another_size(tmp_path: Path, mode: str, says: str) -> None:
     (tmp_path / "0").mkdir()
-    Image.new(mode, size).save(tmp_path / "0" / "a.png")
+    picture = Image.fromarray(boxes(1, 24, 32)[0])
+    if mode == "I;16":
+        picture = Image.fromarray(boxes(1, 24, 32)[0].astype(np.uint16) * 257)
+    picture.convert(mode).save(tmp_path / "0" / "a.png")
     with pytest.raises(DataError, match=f"a.png: the images are {says}.*; MNIST-format .*--resize"):
         load_data(tmp_path)
-    assert load_data(tmp_path, resize=True).images.max() == 0
+    data = load_data(tmp_path, resize=True)
+    assert data.images.max() == (255 if mode == "1" else 200)
+    assert "resized from 24x32 to 28x28, which stretches them" in data.notes[0]
 
 
 def test_broken_folders(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"holds no images; it may hold pictures .*, a folder of pictures for each class"
+        DataError, match=r"holds no images: it has neither IDX files .* nor a folder of images for each"
     ):
         load_data(tmp_path)
     (tmp_path / "0").mkdir()
@@ -814,7 +831,7 @@ def test_class_folders_stay_class_folders_whatever_they_are_called(tmp_path: Pat
     assert torch.equal(found.images, data.images[[0, 2, 1]])
 
 
-@pytest.mark.parametrize("below", ["7", "train", "train/7"])
+@pytest.mark.parametrize("below", ["7", "cats"])
 def test_pictures_beside_folders_of_pictures_are_refused(tmp_path: Path, below: str) -> None:
     data = digits(2)
     write_pictures(tmp_path, data.images[:1], ["grid.png"])
@@ -827,13 +844,13 @@ def test_pictures_beside_folders_of_pictures_are_refused(tmp_path: Path, below: 
 
 def test_a_folder_without_images_and_a_single_picture_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(DataError, match=r"holds no images; it may hold pictures .* each class, or IDX files"):
+    with pytest.raises(DataError, match=r"holds no images: it has neither IDX files .* each class, nor images without"):
         load_images(tmp_path)
     (tmp_path / "0").mkdir()
     with pytest.raises(DataError, match="holds no images: its 1 class folders"):
         load_images(tmp_path)
     write_pictures(tmp_path, digits(1).images, ["grid.png"])
-    with pytest.raises(DataError, match=r"grid.png is a single picture, .*; give a folder of pictures"):
+    with pytest.raises(DataError, match=r"grid.png is a single picture, .*; give a folder of pictures.*--photographs"):
         load_images(tmp_path / "grid.png")
 
 
@@ -853,16 +870,15 @@ def test_npz_without_labels(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (("images", "y"), "has the array 'images' but no 'labels'"),
-        (("samples", "labels"), "has the array 'labels' but no 'images'"),
-        (("arr_0", "arr_1"), "has the arrays 'arr_0', 'arr_1'; it needs 'images' and 'labels'"),
-        (("x_train",), "has the array 'x_train' but no 'y_train'"),
         (("samples", "images"), "has more than one array of images, 'images' and 'samples'"),
-        (("a", "b"), r"has the arrays 'a', 'b'; it needs 'images' \(or x, data, image, arr_0, samples\)"),
+        (("images", "y", "labels"), "has more than one array of labels, 'labels' and 'y'"),
+        (("a", "b"), "has the arrays 'a', 'b'; it needs 'images'"),
+        (("a", "labels"), "has the array 'labels' but no 'images'. There is a"),
+        (("x_train", "y_train", "x_test"), "has the array 'x_test' but no 'y_test'. There is no other array"),
     ],
 )
 def test_npz_whose_labels_or_images_cannot_be_told(tmp_path: Path, names: tuple[str, ...], says: str) -> None:
-    arrays = (np.zeros((3, 28, 28), np.uint8), np.arange(3))
+    arrays = (boxes(), np.arange(3), np.arange(3))
     np.savez(tmp_path / "d.npz", **dict(zip(names, arrays, strict=False)))
     with pytest.raises(DataError, match=f"d.npz {says}"):
         load_images(tmp_path / "d.npz")
@@ -872,7 +888,7 @@ def test_npz_whose_labels_or_images_cannot_be_told(tmp_path: Path, names: tuple[
     ("array", "resize", "says"),
     [
         (np.zeros((3, 32, 32), np.uint8), False, "'samples': the images are 32x32 grayscale uint8; .*--resize"),
-        (np.zeros((3, 28, 28), np.float32), False, "'samples': the images are 28x28 grayscale float32; .*--resize"),
+        (np.zeros((3, 28, 28), np.float32), False, "'samples': every pixel is 0, so the images show nothing"),
         (np.full((3, 28, 28), 3.5) * [[[-1], *[[1]] * 27]], True, r"'samples': pixels go from -3.5 to 3.5; .*0\.\.255"),
         (np.zeros((0, 28, 28), np.uint8), True, "'samples' is empty"),
         (np.zeros((2, 3, 4, 28, 28), np.uint8), True, "'samples': an array of 5 axes holds neither images"),
@@ -893,10 +909,10 @@ def test_images_without_labels_are_converted_where_that_is_asked_for(tmp_path: P
     np.savez(tmp_path / "d.npz", samples=to_float(data.images).numpy())
     assert torch.equal(load_images(tmp_path / "d.npz", resize=True).images, data.images)
     (tmp_path / "p").mkdir()
-    Image.new("RGB", (32, 32), (255, 255, 255)).save(tmp_path / "p" / "a.png")
+    Image.fromarray(boxes(1, 32, 32)[0]).convert("RGB").save(tmp_path / "p" / "a.png")
     with pytest.raises(DataError, match=r"a\.png: the images are 32x32 RGB; .*--resize"):
         load_images(tmp_path / "p")
-    assert load_images(tmp_path / "p", resize=True).images.min() == 255
+    assert load_images(tmp_path / "p", resize=True).images.max() == 200
 
 
 def test_broken_files_without_labels(tmp_path: Path) -> None:
@@ -934,7 +950,7 @@ def test_what_is_not_there_is_the_error_of_load_data(source: str | Path) -> None
 
 def test_resize_keeps_what_is_in_the_format_already() -> None:
     data = digits()
-    assert torch.equal(convert.to_images(data.images.numpy(), "x", True), data.images)
+    assert torch.equal(converted(data.images.numpy()), data.images)
 
 
 @pytest.mark.parametrize(
@@ -951,37 +967,38 @@ def test_resize_keeps_what_is_in_the_format_already() -> None:
 def test_other_ranges_come_back_exactly(dtype: str, scale: float, offset: float) -> None:
     data = digits()
     array = (data.images.numpy() * np.float64(scale) + offset).astype(dtype)
-    assert torch.equal(convert.to_images(array, "x", True), data.images)
+    assert torch.equal(converted(array), data.images)
 
 
 def test_grey_as_rgb_comes_back_exactly_in_either_layout() -> None:
     data = digits()
     rgb = data.images.numpy().repeat(3, axis=1)
-    assert torch.equal(convert.to_images(rgb, "x", True), data.images)
-    assert torch.equal(convert.to_images(rgb.transpose(0, 2, 3, 1), "x", True), data.images)
-    clear = np.concatenate([rgb, np.zeros_like(rgb[:, :1])], axis=1)
-    assert convert.to_images(clear, "x", True).max() == 0
+    assert torch.equal(converted(rgb), data.images)
+    assert torch.equal(converted(rgb.transpose(0, 2, 3, 1)), data.images)
+    alpha = np.zeros_like(rgb[:, :1])
+    alpha[..., 14:, :] = 255
+    assert converted(np.concatenate([rgb, alpha], axis=1))[:, :, :14].max() == 0
 
 
 def test_colours_have_the_weights_of_bt601() -> None:
     rgb = np.zeros((3, 28, 28, 3), np.uint8)
     for k in range(3):
         rgb[k, :, :, k] = 255
-    assert convert.to_images(rgb, "x", True)[:, 0, 0, 0].tolist() == [76, 150, 29]
+    assert converted(rgb)[:, 0, 0, 0].tolist() == [76, 150, 29]
 
 
 def test_resize_averages_over_the_pixels_it_merges(monkeypatch: pytest.MonkeyPatch) -> None:
     checkered = (np.indices((56, 56)).sum(0) % 2 * 255).astype(np.uint8)
-    small = convert.to_images(np.stack([checkered] * 3), "x", True)
+    small = converted(np.stack([checkered] * 3))
     assert ((small.int() - 127).abs() <= 4).all()  # without antialiasing it would be black or white
     monkeypatch.setattr(convert, "CHUNK", 1)
-    assert torch.equal(convert.to_images(np.stack([checkered] * 3), "x", True), small)
+    assert torch.equal(converted(np.stack([checkered] * 3)), small)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -3.0, 256.0])
 def test_pixels_out_of_every_range_are_refused(value: float) -> None:
     with pytest.raises(DataError, match="pixels go from"):
-        convert.to_images(np.full((1, 28, 28), value), "x", True)
+        converted(np.array([0, value]).repeat(392).reshape(1, 28, 28))
 
 
 # --- Export ---
@@ -1281,10 +1298,10 @@ def mutated(content: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
     return content
 
 
-def survives(source: Path, resize: bool) -> None:
+def survives(source: Path, resize: bool, **how: bool) -> None:
     """Dataset checks itself; anything but it and DataError is a failure."""
     try:
-        data = load_data(source, resize=resize)
+        data = load_data(source, resize=resize, **how)
     except DataError:
         return
     assert len(data) > 0
@@ -1403,16 +1420,35 @@ def npz_files(draw: st.DrawFn) -> bytes:
 
 
 @fuzz
-@given(content=npz_files(), resize=st.booleans())
-def test_fuzz_npz(tmp_path: Path, content: bytes, resize: bool) -> None:
+@given(content=npz_files(), resize=st.booleans(), stretch=st.booleans(), invert=st.booleans())
+def test_fuzz_npz(tmp_path: Path, content: bytes, resize: bool, stretch: bool, invert: bool) -> None:
     (tmp_path / "d.npz").write_bytes(content)
-    survives(tmp_path / "d.npz", resize)
+    survives(tmp_path / "d.npz", resize, stretch=stretch, invert=invert)
+
+
+@fuzz
+@given(changes=edits, name=st.sampled_from(sorted(NPY)), header=st.binary(max_size=300), whole=st.booleans())
+def test_fuzz_npy(tmp_path: Path, changes: list[tuple[str, int, bytes]], name: str, header: bytes, whole: bool) -> None:
+    start = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header
+    (tmp_path / "d.npy").write_bytes(mutated(NPY[name] if whole else start, changes))
+    survives(tmp_path / "d.npy", True)
+
+
+@fuzz
+@given(changes=edits, lists=st.booleans())
+def test_fuzz_parquet(tmp_path: Path, changes: list[tuple[str, int, bytes]], lists: bool) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    images = boxes().reshape(3, 784).tolist() if lists else PICTURES[:3]
+    file = io.BytesIO()
+    parquet.write_table(arrow.table({"image": images, "label": [0, 1, 2]}), file, compression="NONE")
+    (tmp_path / "d.parquet").write_bytes(mutated(file.getvalue(), changes))
+    survives(tmp_path / "d.parquet", False)
 
 
 def _pictures() -> list[bytes]:
     found = []
     for mode in ("L", "RGB", "RGBA", "P", "1", "I;16", "LA"):
-        for kind in ("PNG", "JPEG", "BMP", "GIF", "PPM"):
+        for kind in ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF"):
             file = io.BytesIO()
             try:
                 Image.effect_noise((28, 28), 50).convert(mode if mode != "I;16" else "I").convert(mode).save(file, kind)
@@ -1442,11 +1478,11 @@ def pictures(draw: st.DrawFn) -> bytes:
 
 
 @fuzz
-@given(content=pictures(), resize=st.booleans(), name=st.sampled_from(["a.png", "a.JPG"]))
-def test_fuzz_pictures(tmp_path: Path, content: bytes, resize: bool, name: str) -> None:
+@given(content=pictures(), resize=st.booleans(), photo=st.booleans(), name=st.sampled_from(["a.png", "a.JPG", "a.tga"]))
+def test_fuzz_pictures(tmp_path: Path, content: bytes, resize: bool, photo: bool, name: str) -> None:
     folder = tmp_path / "0"
     folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
         path.unlink()
     (folder / name).write_bytes(content)
-    survives(tmp_path, resize)
+    survives(tmp_path, resize, photographs=photo)

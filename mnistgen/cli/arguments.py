@@ -5,7 +5,7 @@ import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import tyro
 from tyro.constructors import (
@@ -17,6 +17,9 @@ from tyro.constructors import (
 )
 
 from mnistgen.limits import checked_seed
+
+if TYPE_CHECKING:
+    from mnistgen.data.convert import ConversionKeywords
 
 Options = TypeVar("Options")
 FLAGS = (tyro.conf.FlagCreatePairsOff,)  # --resume, and no --no-resume beside it
@@ -38,6 +41,30 @@ class Common:
 
     def __post_init__(self) -> None:
         checked_seed(self.seed, "--seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(Common):
+    """The flags of the commands that read images: what is done to those that are not in MNIST's format."""
+
+    resize: bool = False
+    """Convert images of another size to 28x28, instead of refusing them."""
+    invert: bool = False
+    """Exchange black and white, for dark digits on a bright ground."""
+    stretch: bool = False
+    """Map the lowest value to black and the highest to white, for values in no known range."""
+    photographs: bool = False
+    """Take pictures as photographs of ink on paper: crop to the ink, fit it into 20x20, centre it in 28x28."""
+
+    @property
+    def how(self) -> "ConversionKeywords":
+        """The flags as keywords of `load_data`."""
+        return {
+            "resize": self.resize,
+            "invert": self.invert,
+            "stretch": self.stretch,
+            "photographs": self.photographs,
+        }
 
 
 def parse(

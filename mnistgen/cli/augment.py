@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
-from mnistgen.cli.arguments import Common, parse
+from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.training import parse_duration
 from mnistgen.console import duration, out
 from mnistgen.errors import UsageError
@@ -23,7 +23,7 @@ from mnistgen.experiments.study import Study, augment
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentOptions(Common):
+class AugmentOptions(Reading):
     """Does synthetic data help? Train classifiers on few real images, with and without synthetic ones, and compare.
 
     The same command again goes on where it was interrupted. Under torchrun the processes share the work.
@@ -50,8 +50,6 @@ class AugmentOptions(Common):
     """Folder of the records and the report; default: runs/augment-DATASET (runs/loop-DATASET)."""
     data: str = "mnist"
     """Dataset name (see `mnistgen data --help`) or a path, with a training and a test split."""
-    resize: bool = False
-    """Convert images of another size or colour to 28x28 grey."""
     real_share: float | Literal["ratio"] = recipe.REAL_SHARE
     """Share of real images in a batch that has others, too; ratio: as the ratio makes it."""
     filter: float = 0.0
@@ -118,7 +116,7 @@ def _augment(options: AugmentOptions) -> int:
         device=options.device,
         precision=options.precision,
         data_dir=options.data_dir,
-        resize=options.resize,
+        **options.how,
         budget=parse_duration(options.budget) if options.budget else None,
         quiet=options.quiet,
         say=_say,
@@ -155,7 +153,7 @@ def _loop(options: AugmentOptions) -> int:
         device=options.device,
         precision=options.precision,
         data_dir=options.data_dir,
-        resize=options.resize,
+        **options.how,
         budget=parse_duration(options.budget) if options.budget else None,
         quiet=options.quiet,
         say=_say,

@@ -12,10 +12,10 @@ import tyro
 from rich.table import Table
 
 from mnistgen.checkpoint import WEIGHTS, find, read_checkpoint
-from mnistgen.cli.arguments import Common, parse
+from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.run_folder import LOG
 from mnistgen.cli.training import Files, Outcome, TrainOptions, train
-from mnistgen.console import duration, out, show
+from mnistgen.console import duration, notes, out, show
 from mnistgen.data import DIGITS, Dataset, load_data
 from mnistgen.errors import CheckpointError, UsageError, suggestion
 from mnistgen.evaluator import (
@@ -51,7 +51,7 @@ class ClassifierOptions(TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestOptions(Common):
+class TestOptions(Reading):
     """Test a classifier on labelled images: A or B (shipped), one that you have trained, or a checkpoint."""
 
     source: Annotated[str, tyro.conf.Positional] = ""
@@ -61,8 +61,6 @@ class TestOptions(Common):
     """Dataset name (see `mnistgen data --help`) or a path: IDX, CSV, NPZ, or a folder of images by class."""
     split: str = "test"
     """Which part of the dataset."""
-    resize: bool = False
-    """Convert images of another size or colour to 28x28 grey."""
     out: Path | None = None
     """Folder of the pictures and numbers; default: samples/evaluator-NAME-DATASET."""
     quiet: bool = False
@@ -169,7 +167,8 @@ class _ClassifierFiles(Files):
 
 def _test(arguments: list[str], prog: str) -> int:
     options = parse(TestOptions, arguments, prog=prog, examples=TEST_EXAMPLES)
-    data = load_data(options.data, options.split, data_dir=options.data_dir, resize=options.resize)
+    data = load_data(options.data, options.split, data_dir=options.data_dir, **options.how)
+    notes(data.notes)
     name, path = _classifier(options.source, data)
     model, trained_on = load_classifier(path), read_checkpoint(path).dataset
     model.to(resolve_device(options.device))

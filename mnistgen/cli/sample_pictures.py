@@ -11,8 +11,8 @@ from einops import rearrange
 from torch import Tensor
 
 from mnistgen.checkpoint import Checkpoint
-from mnistgen.cli.arguments import Common
-from mnistgen.console import Display
+from mnistgen.cli.arguments import Reading
+from mnistgen.console import Display, notes
 from mnistgen.data import Dataset, load_data, to_float
 from mnistgen.data.families import FAMILIES
 from mnistgen.errors import UsageError, shortened
@@ -42,7 +42,7 @@ MASKED = 80  # the grey of what is to be drawn anew
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(Common):
+class SampleOptions(Reading):
     """Draw labelled images from a trained model: a picture (.png), or data in bulk with --count."""
 
     source: Annotated[str, tyro.conf.Positional]
@@ -81,8 +81,6 @@ class SampleOptions(Common):
     """The dataset whose images are taken; default: that which the checkpoint was trained on, else mnist."""
     split: str = "test"
     """Which part of that dataset."""
-    resize: bool = False
-    """Convert its images of another size or colour to 28x28 grey."""
     scale: int = 2
     """Screen pixels for each pixel of a picture."""
     batch_size: int = BATCH
@@ -308,7 +306,8 @@ def _originals(model: GenerativeModel, about: Checkpoint, options: SampleOptions
     if not options.data and about.dataset and about.dataset not in FAMILIES:
         raise UsageError(f"The checkpoint is of {about.dataset}, a dataset of your own: name its path with --data.")
     source = options.data or about.dataset or "mnist"
-    data = load_data(source, options.split, data_dir=options.data_dir, resize=options.resize)
+    data = load_data(source, options.split, data_dir=options.data_dir, **options.how)
+    notes(data.notes)
     if data.num_classes != model.num_classes:
         raise UsageError(
             f"{data.name} has {data.num_classes} classes, and the checkpoint knows {model.num_classes}: name the "

@@ -9,11 +9,11 @@ import tyro
 from rich.table import Table
 
 from mnistgen.checkpoint import checkpoint_names
-from mnistgen.cli.arguments import Common, parse
-from mnistgen.console import Display, duration, out, show
+from mnistgen.cli.arguments import Reading, parse
+from mnistgen.console import Display, duration, notes, out, show
 from mnistgen.errors import UsageError, suggestion
 from mnistgen.sampling import BATCH, grid, save_png
-from mnistgen.scoring import ModelSource, N, Score, Scorer, Source, open_source, ranked, write_json
+from mnistgen.scoring import ImageSource, ModelSource, N, Score, Scorer, Source, open_source, ranked, write_json
 from mnistgen.scoring.measure import TRAINING_IMAGES
 from mnistgen.scoring.scale import FLOOR
 from mnistgen.scoring.scorer import JUDGES
@@ -22,7 +22,7 @@ from mnistgen.training import resolve_device
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions(Common):
+class ScoreOptions(Reading):
     """Score images against real ones, each number beside the best and the worst possible value."""
 
     sources: Annotated[
@@ -51,8 +51,6 @@ class ScoreOptions(Common):
     """Write everything to this file as well."""
     out: Path | None = None
     """Folder of the pictures; default: samples/score-NAME."""
-    resize: bool = False
-    """Convert images of another size or colour to 28x28 grey."""
     batch_size: int = BATCH
     """Images drawn at a time; it changes the speed and not the images."""
     quiet: bool = False
@@ -120,11 +118,10 @@ def run(arguments: list[str], prog: str) -> int:
         raise UsageError(f"Name what is to be scored: {prog} SOURCE ... There is {names}; images on disk will do, too.")
     device = resolve_device(options.device)
     sources = [
-        open_source(
-            source, device=device, data_dir=options.data_dir, resize=options.resize, batch_size=options.batch_size
-        )
+        open_source(source, device=device, data_dir=options.data_dir, batch_size=options.batch_size, **options.how)
         for source in options.sources
     ]
+    notes(note for source in sources if isinstance(source, ImageSource) for note in source.notes)
     sources = [_turned(source, options.knob) for source in _named(sources)]
     data = options.data or dataset_of(sources)
     scorer = Scorer(data, split=options.split, device=device, data_dir=options.data_dir)

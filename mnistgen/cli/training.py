@@ -6,7 +6,6 @@ import math
 import re
 import shlex
 import signal
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -23,9 +22,9 @@ import tyro
 from torch import Tensor
 
 from mnistgen.checkpoint import WEIGHTS, load_state, save_state
-from mnistgen.cli.arguments import Common, parse
+from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.run_folder import BEST, KEPT, LOG, MANIFEST, OPTIONS, STATE, RunFolder, read_object
-from mnistgen.console import Display, numbers
+from mnistgen.console import Display, notes, numbers
 from mnistgen.contract import told
 from mnistgen.data import Dataset, load_training_data, train_validation_split
 from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, MnistgenError, UsageError
@@ -38,14 +37,12 @@ WINDOW = 50  # steps, at most, that a mean of the losses is over
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Common):
+class TrainOptions(Reading):
     """The flags of `train` that every model has."""
 
     data: str = ""
     """Dataset name (see `mnistgen data --help`) or a path: IDX, CSV, NPZ, or a folder of images by class. Default:
     mnist, or the synthetic `digits` where mnist is neither on disk nor to be downloaded."""
-    resize: bool = False
-    """Convert images of another size or colour to 28x28 grey."""
     validation: int | None = None
     """Training images held out for the validation loss; default: a tenth, at most 5000."""
     steps: int | None = None
@@ -230,9 +227,9 @@ def _or_way_on(kind: type["Files"], name: str, path: Path) -> Iterator[None]:
 
 def _data(options: TrainOptions, rank: int) -> tuple[TrainOptions, Dataset]:
     """The training images, and the flags with their name, so that a run goes on with what it began with."""
-    data, note = load_training_data(options.data, data_dir=options.data_dir, resize=options.resize)
-    if note and rank == 0:
-        print(note, file=sys.stderr)
+    data, note = load_training_data(options.data, data_dir=options.data_dir, **options.how)
+    if rank == 0:
+        notes([*([note] if note else []), *data.notes])
     return dataclasses.replace(options, data=options.data or data.name), data
 
 
@@ -515,7 +512,7 @@ class Files(ABC):
         records = read_log(log)
         if len(records) < len(lines):
             count = len(lines) - len(records)
-            print(f"note: {log}: {count} line{'s' * (count > 1)} left out, which hold no record.", file=sys.stderr)
+            notes([f"{log}: {count} line{'s' * (count > 1)} left out, which hold no record."])
         if has_shares and step is not None:
             records = [record | {"lr": _peak(step) * record["lr"]} for record in records]
         with atomic_file(log) as temporary:

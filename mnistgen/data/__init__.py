@@ -5,23 +5,39 @@ relatives, IDX, CSV, NPZ, or a folder of images (`sources`, `readers`). What is 
 a `DataError` that says what was found, or converted where the caller asks (`convert`).
 """
 
+from mnistgen.data.convert import ConversionKeywords, conversions
 from mnistgen.data.dataset import Dataset, to_float, to_uint8, train_validation_split
 from mnistgen.data.export import FORMATS, export_data
 from mnistgen.data.families import DIGITS
-from mnistgen.data.sources import available_splits, data_folder, load_data, load_images, load_training_data
+from mnistgen.data.photographs import Steps, photograph
+from mnistgen.data.sources import (
+    available_splits,
+    data_folder,
+    is_picture,
+    load_data,
+    load_images,
+    load_training_data,
+    photograph_steps,
+)
 from mnistgen.data.torchvision_shim import import_torchvision
 
 __all__ = [
     "DIGITS",
     "FORMATS",
+    "ConversionKeywords",
     "Dataset",
+    "Steps",
     "available_splits",
+    "conversions",
     "data_folder",
     "export_data",
     "import_torchvision",
+    "is_picture",
     "load_data",
     "load_images",
     "load_training_data",
+    "photograph",
+    "photograph_steps",
     "to_float",
     "to_uint8",
     "train_validation_split",

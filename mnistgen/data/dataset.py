@@ -67,20 +67,17 @@ class Dataset:
     ) -> Self:
         """A dataset of arrays: NumPy, torch (on any device), or lists.
 
-        `images`: (n, 28, 28), (n, 1, 28, 28), (n, 28, 28, 1) or (n, 784); uint8, or floats in [0, 1] or [-1, 1].
+        `images`: (n, 28, 28), (n, 1, 28, 28), (n, 28, 28, 1) or (n, 784), of values as in files (`convert.to_images`).
         `labels`: (n,) or (n, 1) whole numbers of any type, or None. `num_classes` is that of `class_names`, else one
         more than the highest label. Raises `DataError` for everything else.
         """
-        pixels = to_images(_array(images, f"{name}: images"), f"{name}: images", resize=False, rescale=True)
+        pixels, notes = to_images(_array(images, f"{name}: images"), f"{name}: images")
         if labels is None:
-            return cls(pixels, None, 1, name, split)
-        numbers = _array(labels, f"{name}: labels")
-        if numbers.dtype.kind == "f" and (numbers == numbers.round()).all():  # whole numbers, as tables hold them
-            numbers = numbers.clip(-1, LARGEST_CLASSES).astype(np.int64)
-        y = checked_labels(numbers, f"{name}: labels")
+            return cls(pixels, None, 1, name, split, notes=notes)
+        y = checked_labels(_array(labels, f"{name}: labels"), f"{name}: labels")
         same_length(pixels, y, f"{name}: images", "labels")
         classes = num_classes or len(class_names) or int(y.max()) + 1
-        return cls(pixels, y, classes, name, split, tuple(class_names))
+        return cls(pixels, y, classes, name, split, tuple(class_names), notes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -162,6 +159,8 @@ def checked_labels(labels: Array, where: str, classes: int = LARGEST_CLASSES, fi
     """Whole numbers (n,) or (n, 1) in first..first + classes - 1 -> (n,) int64 from zero."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
+    if labels.dtype.kind == "f" and (labels == labels.round()).all():  # whole numbers, as tables hold them
+        labels = labels.clip(-1, first + classes).astype(np.int64)
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         one_hot = " labels.argmax(1) makes them of one column a class." if labels.ndim == 2 else ""
         raise DataError(

@@ -13,13 +13,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import torch
 
 from mnistgen.checkpoint import save
 from mnistgen.console import Display
-from mnistgen.data import Dataset
+from mnistgen.data import ConversionKeywords, Dataset
 from mnistgen.errors import UsageError, suggestion
 from mnistgen.experiments import recipe
 from mnistgen.experiments.cells import Bench, Cell, Subset, build, joined, read_images, write_images
@@ -234,11 +234,11 @@ def loop(
     device: str = "auto",
     precision: str = "auto",
     data_dir: Path | str | None = None,
-    resize: bool = False,
     budget: float | None = None,
     quiet: bool = True,
     say: Callable[[str], None] | None = None,
     only_plan: bool = False,
+    **how: Unpack[ConversionKeywords],
 ) -> Loop:
     """Train models on their own output for so many generations after the first, and write what becomes of them.
 
@@ -254,7 +254,7 @@ def loop(
         if value < 1:
             raise UsageError(f"{name} is {value}; it must be at least 1.")
     chosen = find_models(models)
-    train, test = load_splits(data, data_dir=data_dir, resize=resize)
+    train, test = load_splits(data, data_dir=data_dir, **how)
     us = crew()
     where = resolve_device(device)
     scorer = scorer or Scorer(data if isinstance(data, str) else train.name, device=where, data_dir=data_dir)

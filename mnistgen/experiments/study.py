@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from mnistgen import registry
 from mnistgen.console import Display, duration
-from mnistgen.data import Dataset, load_data
+from mnistgen.data import ConversionKeywords, Dataset, conversions, load_data
 from mnistgen.errors import UsageError
 from mnistgen.experiments import recipe
 from mnistgen.experiments.cells import Cell
@@ -65,7 +65,6 @@ def augment(
     device: str = "auto",
     precision: str = "auto",
     data_dir: Path | str | None = None,
-    resize: bool = False,
     budget: float | None = None,
     quiet: bool = True,
     say: Callable[[str], None] | None = None,
@@ -75,7 +74,8 @@ def augment(
     """Does synthetic data help? Run the augmentation study, or take it up where it was, and write its report.
 
     `models` are names or classes; without any, those of the default study that are installed. `data` is a dataset with
-    two splits, or (training, test). `design` are fields of `Design`: per_class, ratio, seeds, classifiers, arms, ...
+    two splits, or (training, test). `design` are fields of `Design`, per_class, ratio, seeds, classifiers, arms, ...,
+    and the conversions of `load_data`.
     Everything goes to the folder `out` (default: runs/augment-DATASET). `budget` is in seconds: no cell is started that
     is not expected to end within it. `say` gets the lines that tell what will be done. Under torchrun all processes
     call this; each does its share, and the first one writes the report.
@@ -83,9 +83,10 @@ def augment(
     Raises `UsageError` where the design makes no sense, and `LeakageError` where a generator was about to see images
     that its arm does not allow. A cell that fails for another reason is in `failures`, and the others go on.
     """
+    how = conversions(design)
     chosen = find_models(models)
     asked = Design(models=tuple(chosen), **design)
-    train, test = load_splits(data, data_dir=data_dir, resize=resize)
+    train, test = load_splits(data, data_dir=data_dir, **how)
     us = crew()
     lab = Lab(train, test, chosen, seed=seed, device=resolve_device(device), precision=precision)
     planned = plan(asked, lab)
@@ -125,13 +126,13 @@ def find_models(models: Models) -> dict[str, type[GenerativeModel]]:
 
 
 def load_splits(
-    data: str | tuple[Dataset, Dataset], *, data_dir: Path | str | None = None, resize: bool = False
+    data: str | tuple[Dataset, Dataset], *, data_dir: Path | str | None = None, **how: Unpack[ConversionKeywords]
 ) -> tuple[Dataset, Dataset]:
     """The training and the test split. Raises as `load_data`."""
     if not isinstance(data, str):
         return data
-    train = load_data(data, "train", data_dir=data_dir, resize=resize)
-    return train, load_data(data, "test", data_dir=data_dir, resize=resize)
+    train = load_data(data, "train", data_dir=data_dir, **how)
+    return train, load_data(data, "test", data_dir=data_dir, **how)
 
 
 def open_records(folder: Path, frame: Mapping[str, Any], us: Crew) -> Records:

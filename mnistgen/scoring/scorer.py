@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnistgen.data import Dataset, load_data
+from mnistgen.data import Dataset, conversions, load_data
 from mnistgen.errors import DataError, UsageError
 from mnistgen.evaluator.weights import FOLDER
 from mnistgen.files import atomic_file
@@ -331,8 +331,8 @@ def score(
     `data` is the dataset to hold it against, by default that which a checkpoint was trained on, else MNIST. The rest is
     for `Scorer.score`; a `Scorer` scores several sources without loading everything again.
     """
-    opened = {key: options.pop(key) for key in ("name", "resize", "batch_size", "knobs") if key in options}
-    found = open_source(source, device=resolve_device(device), data_dir=data_dir, **opened)
+    opened = {key: options.pop(key) for key in ("name", "batch_size", "knobs") if key in options}
+    found = open_source(source, device=resolve_device(device), data_dir=data_dir, **conversions(options), **opened)
     scorer = Scorer(data or dataset_of([found]), split=split, device=device, data_dir=data_dir)
     return scorer.score(found, **options)
 

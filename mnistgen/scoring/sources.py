@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
 from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, load, read_checkpoint
-from mnistgen.data import Dataset, load_data, load_images
+from mnistgen.data import ConversionKeywords, Dataset, load_data, load_images
 from mnistgen.data.dataset import content_hash
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
 from mnistgen.model import GenerativeModel
@@ -105,6 +105,7 @@ class ImageSource(Source):
     images: Tensor  # (n, 1, 28, 28) uint8
     labels: Tensor | None
     dataset: str = ""
+    notes: tuple[str, ...] = ()  # of what was done while they were read
 
     @cached_property
     def hash(self) -> str:
@@ -158,9 +159,9 @@ def open_source(
     name: str = "",
     device: str | torch.device = "cpu",
     data_dir: Path | str | None = None,
-    resize: bool = False,
     batch_size: int = BATCH,
     knobs: dict[str, Any] | None = None,
+    **how: Unpack[ConversionKeywords],
 ) -> Source:
     """Whatever holds or draws images: a checkpoint (name, folder or file), a split of a dataset ("mnist:train"), a
     folder of images, an NPZ, CSV or IDX file (with :SPLIT where it has several), a model, a `Dataset`, or (images,
@@ -173,7 +174,8 @@ def open_source(
     if isinstance(source, GenerativeModel):
         return ModelSource(name or type(source).__name__, source.to(device), None, batch_size, dict(knobs or {}))
     if isinstance(source, Dataset):
-        return ImageSource(name or f"{source.name}-{source.split}", source.images, source.labels, source.name)
+        called = name or f"{source.name}-{source.split}"
+        return ImageSource(called, source.images, source.labels, source.name, source.notes)
     if isinstance(source, tuple):
         images, labels = source
         return _tensors(images, labels, name or "images")
@@ -182,11 +184,11 @@ def open_source(
     if not Path(text).exists() and is_named(place if colon else text):
         if not colon:
             raise UsageError(f"{text} is a dataset; say which part is to be scored: {text}:train or {text}:test.")
-        data = load_data(place, split, data_dir=data_dir, resize=resize)
-        return ImageSource(name or f"{data.name}-{split}", data.images, data.labels, data.name)
+        data = load_data(place, split, data_dir=data_dir, **how)
+        return ImageSource(name or f"{data.name}-{split}", data.images, data.labels, data.name, data.notes)
     if colon and not Path(text).exists() and Path(place).exists():
-        found = load_images(place, split=split, data_dir=data_dir, resize=resize)
-        return ImageSource(name or f"{found.name}-{split}", found.images, found.labels)
+        found = load_images(place, split=split, data_dir=data_dir, **how)
+        return ImageSource(name or f"{found.name}-{split}", found.images, found.labels, notes=found.notes)
     try:
         path = find(source)
     except CheckpointNotFoundError as missing:
@@ -194,11 +196,11 @@ def open_source(
             raise CheckpointNotFoundError(
                 f"{missing} Nor is it a file, a folder of images, or DATASET:SPLIT."
             ) from None
-        found = load_images(source, data_dir=data_dir, resize=resize)
-        return ImageSource(name or found.name, found.images, found.labels)
+        found = load_images(source, data_dir=data_dir, **how)
+        return ImageSource(name or found.name, found.images, found.labels, notes=found.notes)
     if path.suffix != ".safetensors":  # `find` takes any file; what it holds decides
-        found = load_images(source, data_dir=data_dir, resize=resize)
-        return ImageSource(name or found.name, found.images, found.labels)
+        found = load_images(source, data_dir=data_dir, **how)
+        return ImageSource(name or found.name, found.images, found.labels, notes=found.notes)
     model = load(path, device=device)
     called = path.parent.name if path.name == WEIGHTS else path.stem
     return ModelSource(name or called or "checkpoint", model, read_checkpoint(path), batch_size, dict(knobs or {}))
