@@ -407,6 +407,18 @@ def test_commands_say_what_was_done_once(
     assert np.array_equal(load_data("e.npz").images[:, 0].numpy(), x)
 
 
+def test_a_run_goes_on_with_data_read_as_it_began(
+    tmp_path: Path, x: Array, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = str(npz(tmp_path, images=(x > 127).astype(np.uint8), labels=np.arange(N) % 10))
+    flags = ["train", "vae", "--data", source, "--quiet", "--validation", "0", "--steps"]
+    assert main([*flags, "1", "--stretch"]) == 0
+    assert "stretched to 0..255" in capsys.readouterr().err
+    assert main([*flags, "1", "--resume"]) == 0
+    assert capsys.readouterr().err.count("stretched to 0..255") == 1
+
+
 @pytest.mark.parametrize("name", ["zeros-and-ones", "standardised", "constant", "pointer", "one-and-01", "a-grid"])
 @pytest.mark.parametrize("command", [["train", "vae", "--data"], ["score"]], ids=lambda command: command[0])
 def test_commands_refuse_in_one_sentence(

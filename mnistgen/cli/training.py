@@ -26,7 +26,7 @@ from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.run_folder import BEST, KEPT, LOG, MANIFEST, OPTIONS, STATE, RunFolder, read_object
 from mnistgen.console import Display, notes, numbers
 from mnistgen.contract import told
-from mnistgen.data import Dataset, load_training_data, train_validation_split
+from mnistgen.data import Dataset, dataset_name, load_training_data, train_validation_split
 from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, MnistgenError, UsageError
 from mnistgen.files import atomic_file
 from mnistgen.model import BaseConfig, Trainable
@@ -110,7 +110,9 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
     options, config = _parse(kind, name, cls, flags, prog)
     data, state = None, None
     path = options.out
-    if path is None:
+    if path is None and options.resume and options.data:  # how it is to be read, the run that is resumed knows
+        path = kind.home / f"{name}-{dataset_name(options.data, data_dir=options.data_dir)}"
+    elif path is None:
         options, data = _data(options, rank)
         path = kind.home / f"{name}-{data.name}"
     folder = RunFolder(path)
@@ -118,10 +120,10 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
         if options.resume:
             _lock_to_resume(folder, held, rank)
             with _or_way_on(kind, name, path):
-                source = options.data
+                source = options.data, options.how
                 options, config = _resumed(kind, name, cls, flags, prog, path)
                 state = load_state(path / STATE)
-            data = data if options.data == source else None
+            data = data if (options.data, options.how) == source else None
             folder.require_own(kind.picture_names(folder, options))
         else:
             folder.require_free(kind.picture_names(folder, options), overwrite=options.overwrite)

@@ -13,6 +13,7 @@ from mnistgen.data.photographs import Steps, photograph
 from mnistgen.data.sources import (
     available_splits,
     data_folder,
+    dataset_name,
     is_picture,
     load_data,
     load_images,
@@ -30,6 +31,7 @@ __all__ = [
     "available_splits",
     "conversions",
     "data_folder",
+    "dataset_name",
     "export_data",
     "import_torchvision",
     "is_picture",

@@ -149,6 +149,12 @@ def _load(found: Source, source: str | Path, split: str, how: Conversion, downlo
     return replace(data, notes=tuple(dict.fromkeys(notes))) if tuple(notes) != data.notes else data
 
 
+def dataset_name(source: str | Path, *, data_dir: Path | str | None = None) -> str:
+    """The name of the dataset that `load_data` reads; reads no images. Raises as it."""
+    with _system_errors(source):
+        return _open(source, data_dir).name
+
+
 def available_splits(source: str | Path = "mnist", *, data_dir: Path | str | None = None) -> tuple[str, ...]:
     """("train", "test"), say, or ("all",) where the source is not divided; reads no images. Raises as `load_data`."""
     with _system_errors(source):
