@@ -20,7 +20,10 @@ MOST_SHRUNK = 4  # a digit of 28 pixels is still seen at 7
 
 
 class SafeConsole(Console):
-    """A console on which text, also that of tables, is shown as it is: it moves no cursor and changes no colours."""
+    """A console on which text, also that of tables, is shown as it is: it moves no cursor and changes no colours.
+
+    Words are left to the terminal to fold, so that a command or a path is copied whole.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
@@ -28,11 +31,16 @@ class SafeConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **options)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        if all(isinstance(item, str) for item in objects):  # tables fit themselves to the width
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
 
-def out() -> Console:
-    """Results, on standard output; lines are not folded where it is a file or a pipe."""
-    console = SafeConsole()
-    return console if console.is_terminal else SafeConsole(width=10_000, soft_wrap=True)
+
+def out(*, stderr: bool = False) -> Console:
+    """Results, on standard output, or beside it; lines are not folded where it is a file or a pipe."""
+    console = SafeConsole(stderr=stderr)
+    return console if console.is_terminal else SafeConsole(stderr=stderr, width=10_000, soft_wrap=True)
 
 
 def notes(lines: Iterable[str]) -> None:

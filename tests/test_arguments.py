@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import pytest
 import tyro
 
+from mnistgen import UsageError
 from mnistgen.cli.arguments import Common, parse
 
 
@@ -73,3 +74,14 @@ def test_a_flag_that_may_be_left_out_takes_no_word_none() -> None:
     for wrong in (["--count", "None"], ["--pair", "1"], ["--pair", "1", "2", "3"], ["--part", "None"]):
         with pytest.raises(SystemExit):
             parse(Options, wrong, prog="p", examples="")
+
+
+def test_a_dash_is_no_name_of_a_file_or_folder() -> None:
+    for kind in (Options, Nested):
+        with pytest.raises(UsageError, match="--out -: this is not written to standard output; give a path"):
+            parse(kind, ["--out", "-"], prog="p", examples="")
+
+    class Streaming(Options):
+        standard_output = ("out",)
+
+    assert parse(Streaming, ["--out", "-"], prog="p", examples="").out == Path("-")

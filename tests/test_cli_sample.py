@@ -1,7 +1,9 @@
 """`mnistgen sample` as a user meets it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from command import mnistgen
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import Duel, Tiny, TinyConfig, Walker, blobs
+from torch import Tensor
 
 from mnistgen import (
     Dataset,
@@ -28,7 +31,11 @@ from mnistgen import (
     to_float,
     traverse_coordinate,
 )
+from mnistgen.checkpoint import Checkpoint
+from mnistgen.cli.sample_bulk import labels_of_bulk, spread, write_bulk
 from mnistgen.cli.sample_pictures import SampleOptions, digits_of
+from mnistgen.sampling.room import _Peak
+from mnistgen.scoring.reference import class_counts
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +100,68 @@ def test_bulk_data_has_labels_and_provenance_and_can_be_trained_on(folder: Path)
     with np.load(folder / "bulk.npz", allow_pickle=False) as arrays:
         assert json.loads(json.loads(str(arrays["provenance"]))["Checkpoint"])["model"] == "tiny"
     assert "exists already" in mnistgen(folder, "sample", "tiny", "--count", "4", "--out", "bulk", code=1)
+
+
+def test_bulk_data_on_standard_output(folder: Path) -> None:
+    text = mnistgen(folder, "sample", "tiny", "--count", "7", "--out", "-", "--format", "csv")
+    assert text.startswith("label,pixel0,pixel1,")
+    assert "7 labelled images, the classes in turn: -" in text
+    assert "say in which form with --format" in mnistgen(folder, "sample", "tiny", "--count", "7", "--out", "-", code=2)
+    assert "--out -" in mnistgen(folder, "sample", "tiny", "--out", "-", code=2)
+    assert not (folder / "-").exists()
+
+
+def options(**values: Any) -> SampleOptions:
+    return SampleOptions(source="tiny", **values)
+
+
+class TestBulk:
+    model = Tiny(TinyConfig(), 10)
+    about = Checkpoint(config={}, num_classes=10, dataset="mnist")
+    counts = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)  # of MNIST's test set
+
+    def labels(self, about: Checkpoint = about, **values: Any) -> tuple[Tensor, str]:
+        labels, said = labels_of_bulk(options(**values), self.model, about)
+        count = values["count"]
+        return torch.cat([labels(start, min(start + 300, count)) for start in range(0, count, 300)]), said
+
+    def test_as_many_as_a_score_compares_with_have_the_class_counts_of_the_test_set(self) -> None:
+        labels, said = self.labels(count=10_000)
+        assert labels.bincount().tolist() == list(self.counts)
+        assert said == "of each class as many as mnist tests"
+        shares = torch.tensor(self.counts) / 100  # of the first hundred, too, but for a few
+        assert (labels[:100].bincount(minlength=10) - shares).abs().max() <= 3
+        assert self.labels(count=1000, class_counts="test")[0].bincount().tolist() == class_counts(labels, 1000)
+        few, _ = self.labels(count=50, class_counts="test", digits="3,5")
+        assert few.bincount(minlength=10).nonzero().flatten().tolist() == [3, 5]
+
+    def test_others_have_the_classes_in_turn(self) -> None:
+        for values in ({"count": 10_000, "class_counts": "equal"}, {"count": 9999}, {"count": 10_000, "digits": "0-9"}):
+            labels, said = self.labels(**values)
+            assert labels.tolist() == [i % 10 for i in range(values["count"])]
+            assert said == "the classes in turn"
+        mine = replace(self.about, dataset="my-own-npz")
+        assert self.labels(mine, count=10_000)[1] == "the classes in turn"
+        with pytest.raises(UsageError, match="the test set of my-own-npz is not known here; give --class-counts equal"):
+            self.labels(mine, count=10_000, class_counts="test")
+
+    @pytest.mark.parametrize("counts", [[1], [0, 3], [5, 0, 1, 7], [100, 1, 0, 899]])
+    def test_a_spread_row_has_just_these_counts(self, counts: list[int]) -> None:
+        n = sum(counts)
+        whole = spread(counts, 0, n)
+        assert whole.bincount(minlength=len(counts)).tolist() == counts
+        assert torch.equal(torch.cat([spread(counts, k, min(k + 7, n)) for k in range(0, n, 7)]), whole)
+
+    def test_no_more_than_a_piece_is_in_memory(self, tmp_path: Path) -> None:
+        peaks = []
+        for count in (200, 3000):
+            flags = options(count=count, quiet=True, batch_size=100, out=tmp_path / f"{count}.npz")
+            with _Peak() as peak:
+                write_bulk(self.model, self.about, flags, {}, name="d", default=Path(), provenance={})
+            peaks.append(peak.most)
+        assert peaks[0] == peaks[1]
+        expected = sample(self.model, torch.arange(3000) % 10, batch_size=100)
+        assert torch.equal(load_data(tmp_path / "3000.npz").images, expected)
 
 
 def test_latent_pictures_and_the_models_own_knobs(folder: Path) -> None:

@@ -1,7 +1,12 @@
 """What the terminal shows."""
 
+import io
+import re
+import sys
+
 import pytest
 import torch
+from rich.table import Table
 
 from mnistgen import console
 
@@ -47,3 +52,22 @@ def test_plain_lines_say_where_it_stands(capsys: pytest.CaptureFixture[str]) -> 
     quiet.update(1.0, "loss 1", last=True)
     quiet.note("nothing")
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_is_never_broken_but_a_table_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    command = "mnistgen sample " + "checkpoints/a-long-name/model.safetensors " * 3
+    console.out().print(command)
+    table = Table("name", "value")
+    table.add_row("a " * 60, "b")
+    console.out().print(table)
+    lines = shown.getvalue().splitlines()
+    assert lines[0].strip() == command.strip()
+    assert max(map(len, map(_plain, lines[1:]))) <= 40
+
+
+def _plain(line: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", line)

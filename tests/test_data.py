@@ -25,9 +25,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
 from mnistgen.data import (
     Dataset,
+    ImageStream,
     available_splits,
     convert,
     data_folder,
@@ -1027,19 +1029,53 @@ def test_npz_keeps_names_and_where_it_came_from(tmp_path: Path) -> None:
     assert (tmp_path / "d.npz").read_bytes() == first
 
 
-@pytest.mark.parametrize("format", ["npz", "csv", "png", "idx"])
-def test_a_failed_export_leaves_nothing(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: A002
-    def stop(*args: Any, **kwargs: Any) -> None:
+@pytest.mark.parametrize(("format", "path"), [("npz", "d.npz"), ("csv", "d.csv"), ("png", "d"), ("idx", "d")])
+def test_a_failed_export_leaves_nothing(tmp_path: Path, format: str, path: str) -> None:  # noqa: A002
+    data = digits(20)
+
+    def images() -> Iterator[Tensor]:
+        yield data.images[:10]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(np.lib.format, "write_array", stop)
-    monkeypatch.setattr(Image.Image, "save", stop)
-    monkeypatch.setattr("mnistgen.data.export.SIDE", "28" if format == "idx" else 28)  # struct.pack refuses it
-    monkeypatch.setattr("mnistgen.data.export.ROWS", 0 if format == "csv" else 1000)  # range refuses it
-    path = tmp_path / (f"d.{format}" if format in ("npz", "csv") else "d")
-    with pytest.raises((KeyboardInterrupt, struct.error, ValueError)):
-        export_data(digits(), path, format)
+    stream = ImageStream(images, lambda: iter(data.labels.split(10)), 20, data.num_classes, "d")
+    with pytest.raises(KeyboardInterrupt):
+        export_data(stream, tmp_path / path, format)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("format", "path"), [("npz", "d.npz"), ("csv", "d.csv"), ("png", "d"), ("idx", "d")])
+def test_pieces_make_the_same_files_as_the_whole(tmp_path: Path, format: str, path: str) -> None:  # noqa: A002
+    data = digits(25, 9)
+    pieces = [slice(0, 1), slice(1, 20), slice(20, 25)]
+    stream = ImageStream(
+        lambda: (data.images[piece] for piece in pieces), lambda: (data.labels[piece] for piece in pieces), 25, 9, "d"
+    )
+    export_data(stream, tmp_path / "stream" / path, format)
+    export_data(data, tmp_path / "whole" / path, format)
+    names = sorted(file.relative_to(tmp_path / "whole") for file in (tmp_path / "whole").rglob("*") if file.is_file())
+    for name in names:
+        assert (tmp_path / "stream" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert load_data(tmp_path / "stream" / path).hash == data.hash
+
+
+@pytest.mark.parametrize("format", ["npz", "csv"])
+def test_export_to_standard_output(
+    format: str,  # noqa: A002
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export_data(digits(), Path("-"), format)
+    (tmp_path / f"d.{format}").write_bytes(capsysbinary.readouterr().out)
+    assert load_data(tmp_path / f"d.{format}").hash == digits().hash
+    for other in ("png", "idx"):
+        with pytest.raises(UsageError, match=f"{other} is a folder of files, which standard output cannot hold"):
+            export_data(digits(), Path("-"), other)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    with pytest.raises(UsageError, match="fill the terminal"):
+        export_data(digits(), Path("-"), "npz")
+    assert [item.name for item in tmp_path.iterdir()] == [f"d.{format}"]
 
 
 def test_exports_that_cannot_be(tmp_path: Path) -> None:
@@ -1049,6 +1085,9 @@ def test_exports_that_cannot_be(tmp_path: Path) -> None:
         export_data(digits(), tmp_path / "d.txt", "csv")
     with pytest.raises(DataError, match="300 classes; the labels of IDX files are bytes"):
         export_data(digits(300, 300), tmp_path / "d", "idx")
+    whole = ImageStream(lambda: iter(()), lambda: iter(()), 10**15, 10, "d")
+    with pytest.raises(UsageError, match=r"d\.npz: 1000000000000000 images would take about 150,000\.0 TB on disk"):
+        export_data(whole, tmp_path / "d.npz", "npz")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "precious").touch()
     with pytest.raises(MnistgenError, match="exists already"):

@@ -5,7 +5,7 @@ import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args
 
 import tyro
 from tyro.constructors import (
@@ -16,6 +16,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from mnistgen.errors import UsageError
 from mnistgen.limits import checked_seed
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ FLAGS = (tyro.conf.FlagCreatePairsOff,)  # --resume, and no --no-resume beside i
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """The flags that every command has."""
+
+    standard_output: ClassVar[tuple[str, ...]] = ()  # the flags for which `-` means standard output
 
     seed: int = 0
     """Seed of everything that is random, from 0 to 9223372036854775807."""
@@ -85,7 +88,21 @@ def parse(
         config=FLAGS,
         registry=_registry(),
     )  # type: ignore[assignment]
+    _refuse_dash(parsed)
     return parsed
+
+
+def _refuse_dash(options: Any) -> None:
+    """Raise `UsageError` where a path is `-`, and what is to be written there cannot go to standard output."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            _refuse_dash(value)
+        elif value == Path("-") and field.name not in getattr(options, "standard_output", ()):
+            raise UsageError(
+                f"--{field.name.replace('_', '-')} -: this is not written to standard output; give a path. "
+                "`sample --count` and `data export` write to it."
+            )
 
 
 def _registry() -> ConstructorRegistry:

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from mnistgen.cli.arguments import Reading, parse
 from mnistgen.console import notes, out, show
-from mnistgen.data import Dataset, Steps, available_splits, export_data, is_picture, load_data, photograph_steps
+from mnistgen.data import (
+    STDOUT,
+    Dataset,
+    Steps,
+    available_splits,
+    export_data,
+    is_picture,
+    load_data,
+    photograph_steps,
+)
 from mnistgen.errors import DataError, UsageError
 from mnistgen.sampling import grid, save_png
 
@@ -44,13 +53,15 @@ class ShowOptions(Reading):
 class ExportOptions(Reading):
     """Write a dataset in another format; it reads back with the same content hash."""
 
+    standard_output = ("out",)
+
     source: Annotated[str, tyro.conf.Positional]
     """A name (mnist, fashion, kmnist, qmnist, emnist-letters, ...), or the path of IDX, CSV, NPZ, NPY or Parquet, of a
     folder of pictures, or of a photograph."""
     format: Literal["npz", "png", "csv", "idx"]
     """npz and csv: one file; png: a folder of pictures for each class; idx: a folder of two files as MNIST has."""
     out: Path
-    """The file or the new folder to write."""
+    """The file or the new folder to write; - for standard output, of npz and csv."""
     split: Literal["train", "validation", "test", "all"] = "train"
     """Which images; all: every part together."""
 
@@ -82,7 +93,8 @@ def _export(options: ExportOptions) -> int:
     dataset = load_data(options.source, options.split, data_dir=options.data_dir, **options.how)
     notes(dataset.notes)
     export_data(dataset, options.out, options.format, provenance={"Source": options.source, "Hash": dataset.hash})
-    out().print(f"{len(dataset)} images, hash {dataset.hash}: {options.out}", markup=False)
+    line = f"{len(dataset)} images, hash {dataset.hash}: {options.out}"
+    out(stderr=options.out == STDOUT).print(line, markup=False)
     return 0
 
 

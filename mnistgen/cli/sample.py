@@ -8,12 +8,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, load, read_checkpoint
+from mnistgen.checkpoint import WEIGHTS, find, load, read_checkpoint
 from mnistgen.cli.arguments import parse
-from mnistgen.cli.sample_pictures import SampleOptions, digits_of, draw, draw_picture, in_turn
+from mnistgen.cli.sample_bulk import write_bulk
+from mnistgen.cli.sample_pictures import SampleOptions, draw_picture
 from mnistgen.console import out, show
-from mnistgen.data import Dataset
-from mnistgen.data.export import export_data
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel
 from mnistgen.sampling import save_gif, save_png
@@ -56,10 +55,10 @@ def run(arguments: list[str], prog: str) -> int:
     provenance = source | {"Checkpoint": json.dumps(dataclasses.asdict(about)), "Seed": str(options.seed)}
 
     if options.count is not None and not (options.out is not None and options.out.suffix == ".png"):
-        data = _bulk(model, about, options, knobs, name)
-        target = options.out or home / f"{options.count}-seed{options.seed}.npz"
-        export_data(data, target, _format(target), provenance=provenance)
-        print(f"{len(data)} labelled images: {target}")
+        default = home / f"{options.count}-seed{options.seed}.{options.format or 'npz'}"
+        if options.format in ("png", "idx"):
+            default = default.with_suffix("")
+        write_bulk(model, about, options, knobs, name=name, default=default, provenance=provenance)
         return 0
     ending = options.out.suffix if options.out is not None else ".png"
     moving = options.path and ending == ".gif"
@@ -95,19 +94,3 @@ def _parse(model: GenerativeModel, arguments: list[str], prog: str) -> tuple[Sam
     together.__doc__ = SampleOptions.__doc__
     options: Any = parse(together, arguments, prog=prog, examples=EXAMPLES)
     return options, {name: getattr(options, name) for name, *_ in knobs}
-
-
-def _bulk(
-    model: GenerativeModel, about: Checkpoint, options: SampleOptions, knobs: dict[str, Any], name: str
-) -> Dataset:
-    digits, _ = digits_of(options.digits, model.num_classes)
-    labels = in_turn(digits, options.count or 0)
-    return Dataset(draw(model, labels, options, knobs), labels, about.num_classes, name, "all")
-
-
-def _format(target: Path) -> str:
-    """What to write, by the ending of the path."""
-    formats = {"": "png", ".npz": "npz", ".csv": "csv"}
-    if target.suffix not in formats:
-        raise UsageError(f"--out {target}: data in bulk is written as a folder, an .npz or a .csv.")
-    return formats[target.suffix]

@@ -45,6 +45,8 @@ MASKED = 80  # the grey of what is to be drawn anew
 class SampleOptions(Reading):
     """Draw labelled images from a trained model: a picture (.png), or data in bulk with --count."""
 
+    standard_output = ("out",)
+
     source: Annotated[str, tyro.conf.Positional]
     """A checkpoint: a name under checkpoints/, a folder or a .safetensors file."""
     digits: str = ""
@@ -52,9 +54,17 @@ class SampleOptions(Reading):
     per_digit: int | None = None
     """Images of each class; default: 10, or one row of digits run together; fewer where rows mean something else."""
     count: int | None = None
-    """This many images in all, the classes in turn, for data in bulk."""
+    """This many images in all, as data: drawn and written piece by piece, so that they need not fit into memory."""
+    class_counts: Literal["auto", "equal", "test"] = "auto"
+    """With --count. equal: the classes in turn; test: in the proportions of the test set of the checkpoint's dataset,
+    which a score compares with; auto: test where --count is the size of that set and no --digits are given, else
+    equal."""
     out: Path | None = None
-    """A .png, or with --path a .gif; with --count a new folder, an .npz or a .csv. Default: samples/CHECKPOINT/."""
+    """A .png, or with --path a .gif; with --count a new folder, an .npz, a .csv, or - for standard output. Default:
+    samples/CHECKPOINT/."""
+    format: Literal["npz", "csv", "png", "idx"] | None = None
+    """With --count: the form of the data; default: by the ending of --out. png: a folder of pictures by class; idx: a
+    folder of two files as MNIST has."""
     interpolate: tuple[int, int] | None = None
     """Walk in latent space from one class to another, eight rows of ten."""
     between: tuple[tuple[int, int], ...] = ()
@@ -115,6 +125,8 @@ class SampleOptions(Reading):
             raise UsageError("--coordinate says which coordinate --traverse is to vary; give --traverse, too.")
         if self.data and not any(kinds[name] for name in of_data):
             raise UsageError(f"--data says whose images {', '.join(of_data)} take; give one of them, too.")
+        if self.count is None and (self.class_counts != "auto" or self.format is not None):
+            raise UsageError("--class-counts and --format are of data in bulk; give --count, too.")
         if len(self.sweep) == 1:
             raise UsageError(f"--sweep {self.sweep[0]} needs values: --sweep steps 1 2 4 8")
 
@@ -176,9 +188,9 @@ def draw(model: GenerativeModel, labels: Tensor, options: SampleOptions, knobs: 
     return torch.cat(batches)
 
 
-def in_turn(digits: list[int], count: int) -> Tensor:
-    """`count` labels, the digits in turn."""
-    return torch.tensor(digits).repeat(-(-count // len(digits)))[:count]
+def in_turn(digits: list[int], start: int, stop: int) -> Tensor:
+    """The labels of the places from `start` up to `stop`, the digits in turn."""
+    return torch.tensor(digits)[torch.arange(start, stop) % len(digits)]
 
 
 def digits_of(text: str, num_classes: int) -> tuple[list[int], bool]:
@@ -209,7 +221,7 @@ def _still(images: Tensor, columns: int, name: str) -> Picture:
 def _rows(digits: list[int], in_a_row: bool, options: SampleOptions) -> tuple[Tensor, int]:
     """The labels of a grid, and its columns."""
     if options.count is not None:
-        return in_turn(digits, options.count), min(10, options.count)
+        return in_turn(digits, 0, options.count), min(10, options.count)
     if in_a_row:
         return torch.tensor(digits).repeat(options.per_digit or 1), len(digits)
     columns = options.per_digit or 10

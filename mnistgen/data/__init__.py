@@ -7,7 +7,7 @@ a `DataError` that says what was found, or converted where the caller asks (`con
 
 from mnistgen.data.convert import ConversionKeywords, conversions
 from mnistgen.data.dataset import Dataset, to_float, to_uint8, train_validation_split
-from mnistgen.data.export import FORMATS, export_data
+from mnistgen.data.export import FORMATS, STDOUT, ImageStream, export_data
 from mnistgen.data.families import DIGITS
 from mnistgen.data.photographs import Steps, photograph
 from mnistgen.data.sources import (
@@ -25,8 +25,10 @@ from mnistgen.data.torchvision_shim import import_torchvision
 __all__ = [
     "DIGITS",
     "FORMATS",
+    "STDOUT",
     "ConversionKeywords",
     "Dataset",
+    "ImageStream",
     "Steps",
     "available_splits",
     "conversions",

@@ -1,111 +1,192 @@
-"""Writing a dataset in the formats that `load_data` reads; each comes back with the same hash, and is written whole."""
+"""Writing images in the formats that `load_data` reads; a dataset comes back with the same hash, and is written whole.
+
+What is written comes in pieces, so that what is drawn while it is written need not fit into memory.
+"""
 
 import json
 import struct
+import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from mnistgen.data.convert import SIDE, Array
 from mnistgen.data.dataset import Dataset
 from mnistgen.errors import DataError, UsageError, suggestion
 from mnistgen.files import atomic_file, atomic_folder
+from mnistgen.limits import require_disk
 
-ROWS = 1000  # lines of CSV formatted at a time
+PIECE = 1000  # images of a dataset written at a time
+STDOUT = Path("-")  # stands for standard output
+# Bytes of an image on disk, about: NPZ as digits compress, the shortest CSV, PNG as the blocks of a file system.
+SIZES = {"npz": 150, "csv": 2 * SIDE**2, "png": 4096, "idx": SIDE**2 + 1}
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """Images that come in pieces, with or without labels. Each call of `images` or `labels` begins anew."""
+
+    images: Callable[[], Iterator[Tensor]]  # (b, 1, 28, 28) uint8 on the CPU each
+    labels: Callable[[], Iterator[Tensor]] | None  # (b,) int64 on the CPU, of the same pieces
+    n: int
+    num_classes: int
+    name: str
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "ImageStream":
+        """The images of a dataset."""
+        here = dataset.to("cpu")
+        labels = here.labels
+        return cls(
+            lambda: iter(here.images.split(PIECE)),
+            None if labels is None else lambda: iter(labels.split(PIECE)),
+            len(here),
+            here.num_classes,
+            here.name,
+            here.class_names,
+        )
+
+    def require_labels(self, why: str) -> Callable[[], Iterator[Tensor]]:
+        """The labels. Raises `DataError` where there are none."""
+        if self.labels is None:
+            raise DataError(f"{self.name} has no labels, which are needed {why}.")
+        return self.labels
 
 
 def export_data(
-    dataset: Dataset,
+    data: Dataset | ImageStream,
     path: Path,
     format: str,  # noqa: A002
     *,
     provenance: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `dataset` to `path`: a file for npz and csv, a folder for png and idx.
+    """Write `data` to `path`: a file for npz and csv, or `-` for standard output; a folder for png and idx.
 
     `provenance`, such as the command and the seed, goes into the array `provenance` of an NPZ file or the file
     provenance.json of a folder, as JSON; the layout of CSV has no place for it.
 
-    Raises `UsageError` for a format that does not exist, `DataError` where the dataset does not fit the format,
-    and `MnistgenError` where `path` cannot be written or is a folder that holds something.
+    Raises `UsageError` for a format that does not exist, or more than fits on the disk, `DataError` where the data do
+    not fit the format, and `MnistgenError` where `path` cannot be written or is a folder that holds something.
     """
     if format not in FORMATS:
         raise UsageError(f"There is no format {format!r}. {suggestion(format, FORMATS)}")
-    if len(dataset) == 0:
-        raise DataError(f"{dataset.name} holds no images; there is nothing to export.")
-    if format in ("npz", "csv") and path.suffix.lower() != f".{format}":
-        raise UsageError(f"{path}: a file in the format {format} is named with .{format} at the end.")
-    FORMATS[format](dataset.to("cpu"), path, json.dumps(dict(provenance), indent=2) if provenance else "")
+    stream = ImageStream.of(data) if isinstance(data, Dataset) else data
+    if stream.n == 0:
+        raise DataError(f"{stream.name} holds no images; there is nothing to export.")
+    if path == STDOUT:
+        if format not in ("npz", "csv"):
+            raise UsageError(f"{format} is a folder of files, which standard output cannot hold; write npz or csv.")
+        if format == "npz" and sys.stdout.isatty():
+            raise UsageError("An npz would fill the terminal with bytes; send it on: ... > digits.npz")
+    else:
+        if format in ("npz", "csv") and path.suffix.lower() != f".{format}":
+            raise UsageError(f"{path}: a file in the format {format} is named with .{format} at the end.")
+        require_disk(stream.n * SIZES[format], path.parent, f"{path}: {stream.n} images")
+    FORMATS[format](stream, path, json.dumps(dict(provenance), indent=2) if provenance else "")
 
 
-def _write_npz(dataset: Dataset, path: Path, provenance: str) -> None:
-    arrays: dict[str, Array] = {
-        "images": dataset.images.squeeze(1).numpy(),
-    }
-    if dataset.labels is not None:
-        arrays |= {"labels": dataset.labels.numpy(), "num_classes": np.array(dataset.num_classes)}
-    if dataset.class_names:
-        arrays["class_names"] = np.array(dataset.class_names)
-    if provenance:
-        arrays["provenance"] = np.array(provenance)
-    with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in arrays.items():
-            # A fixed date, so that equal data make equal files.
-            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            with archive.open(info, "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+@contextmanager
+def _output(path: Path) -> Iterator[BinaryIO]:
+    """A file that is there when it is whole, or standard output."""
+    if path == STDOUT:
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        yield file
 
 
-def _write_csv(dataset: Dataset, path: Path, provenance: str) -> None:  # noqa: ARG001
-    dataset.require_labels("in the layout of CSV")
-    header = ",".join(["label", *(f"pixel{k}" for k in range(SIDE * SIDE))])
+def _write_npz(stream: ImageStream, path: Path, provenance: str) -> None:
+    with _output(path) as output, zipfile.ZipFile(output, "w", zipfile.ZIP_DEFLATED) as archive:
+        _write_array(archive, "images", (stream.n, SIDE, SIDE), "|u1", stream.images())
+        if stream.labels is not None:
+            _write_array(archive, "labels", (stream.n,), "<i8", stream.labels())
+            _write_whole(archive, "num_classes", np.array(stream.num_classes))
+        if stream.class_names:
+            _write_whole(archive, "class_names", np.array(stream.class_names))
+        if provenance:
+            _write_whole(archive, "provenance", np.array(provenance))
+
+
+def _write_array(
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kind: str, pieces: Iterator[Tensor]
+) -> None:
+    """An array of known shape, written as its rows come."""
+    with archive.open(_member(name), "w", force_zip64=True) as file:
+        header = {"descr": kind, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for piece in pieces:
+            file.write(piece.numpy().astype(kind, copy=False).tobytes())
+
+
+def _write_whole(archive: zipfile.ZipFile, name: str, array: Array) -> None:
+    with archive.open(_member(name), "w", force_zip64=True) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))  # a fixed date, so that equal data make equal files
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return info
+
+
+def _write_csv(stream: ImageStream, path: Path, provenance: str) -> None:  # noqa: ARG001
+    labels = stream.require_labels("in the layout of CSV")
     words = np.array([str(value) for value in range(256)])
-    with atomic_file(path) as temporary, temporary.open("w", encoding="ascii", newline="") as file:
-        file.write(f"{header}\n")
-        for start in range(0, len(dataset), ROWS):
-            pixels = words[dataset.images[start : start + ROWS].flatten(1).numpy()]
-            labels = dataset.y[start : start + ROWS].tolist()
-            file.writelines(f"{label},{','.join(row)}\n" for label, row in zip(labels, pixels, strict=True))
+    with _output(path) as output:
+        output.write((",".join(["label", *(f"pixel{k}" for k in range(SIDE * SIDE))]) + "\n").encode("ascii"))
+        for images, y in zip(stream.images(), labels(), strict=True):
+            rows = zip(y.tolist(), words[images.flatten(1).numpy()], strict=True)
+            output.writelines(f"{label},{','.join(row)}\n".encode("ascii") for label, row in rows)
 
 
-def _write_png(dataset: Dataset, path: Path, provenance: str) -> None:
+def _write_png(stream: ImageStream, path: Path, provenance: str) -> None:
     """One folder a class, empty classes too, or one in all without labels; a picture's name is its place.
 
     labels.csv lists the pictures in order, for tools that do not take the class from the folder.
     """
-    width = len(str(len(dataset) - 1))
+    width, place = len(str(stream.n - 1)), 0
     with atomic_folder(path) as temporary:
         _write_provenance(temporary, provenance)
-        labels = None if dataset.labels is None else dataset.labels.tolist()
-        for number in range(dataset.num_classes if labels is not None else 0):
+        if stream.labels is None:
+            for images in stream.images():
+                for image in images.squeeze(1).numpy():
+                    Image.fromarray(image).save(temporary / f"{place:0{width}}.png")
+                    place += 1
+            return
+        for number in range(stream.num_classes):
             (temporary / str(number)).mkdir()
-        names = [f"{place:0{width}}.png" for place in range(len(dataset))]
-        if labels is not None:
-            names = [f"{label}/{name}" for label, name in zip(labels, names, strict=True)]
-        for name, image in zip(names, dataset.images.squeeze(1).numpy(), strict=True):
-            Image.fromarray(image).save(temporary / name)
-        if labels is not None:
-            lines = [f"{name},{label}\n" for name, label in zip(names, labels, strict=True)]
-            (temporary / "labels.csv").write_text("file,label\n" + "".join(lines), encoding="ascii")
+        with (temporary / "labels.csv").open("w", encoding="ascii") as table:
+            table.write("file,label\n")
+            for images, y in zip(stream.images(), stream.labels(), strict=True):
+                for image, label in zip(images.squeeze(1).numpy(), y.tolist(), strict=True):
+                    name = f"{label}/{place:0{width}}.png"
+                    Image.fromarray(image).save(temporary / name)
+                    table.write(f"{name},{label}\n")
+                    place += 1
 
 
-def _write_idx(dataset: Dataset, path: Path, provenance: str) -> None:
-    labels = dataset.require_labels("beside the images of IDX")
-    if dataset.num_classes > 256:
-        raise DataError(f"{dataset.name} has {dataset.num_classes} classes; the labels of IDX files are bytes.")
-    n = len(dataset)
+def _write_idx(stream: ImageStream, path: Path, provenance: str) -> None:
+    labels = stream.require_labels("beside the images of IDX")
+    if stream.num_classes > 256:
+        raise DataError(f"{stream.name} has {stream.num_classes} classes; the labels of IDX files are bytes.")
     with atomic_folder(path) as temporary:
         _write_provenance(temporary, provenance)
         with (temporary / "train-images-idx3-ubyte").open("wb") as file:
-            file.write(struct.pack(">4B3I", 0, 0, 8, 3, n, SIDE, SIDE))
-            file.write(dataset.images.contiguous().numpy().data)
+            file.write(struct.pack(">4B3I", 0, 0, 8, 3, stream.n, SIDE, SIDE))
+            file.writelines(images.numpy().tobytes() for images in stream.images())
         with (temporary / "train-labels-idx1-ubyte").open("wb") as file:
-            file.write(struct.pack(">4BI", 0, 0, 8, 1, n))
-            file.write(labels.numpy().astype(np.uint8).data)
+            file.write(struct.pack(">4BI", 0, 0, 8, 1, stream.n))
+            file.writelines(y.numpy().astype(np.uint8).tobytes() for y in labels())
 
 
 def _write_provenance(folder: Path, provenance: str) -> None:
@@ -113,7 +194,7 @@ def _write_provenance(folder: Path, provenance: str) -> None:
         (folder / "provenance.json").write_text(f"{provenance}\n", encoding="utf-8")
 
 
-FORMATS: dict[str, Callable[[Dataset, Path, str], None]] = {
+FORMATS: dict[str, Callable[[ImageStream, Path, str], None]] = {
     "npz": _write_npz,
     "png": _write_png,
     "csv": _write_csv,

@@ -124,6 +124,18 @@ def of_dataset(panel: Panel, data: Dataset) -> Reference:
     )
 
 
+def labels_of_test_set(data: str, *, data_dir: Path | str | None = None) -> Tensor | None:
+    """The labels of a named dataset's test images, (n,) int64: those that ship, else of what is on disk, else None."""
+    path = reference_file(FOLDER, dataset_name(data), "test", "A")
+    try:
+        if path.is_file():
+            labels: Tensor = from_bytes(integrity.read(path)[0])["labels"]
+            return labels.long()
+        return load_data(data, "test", data_dir=data_dir, download=False).labels if is_named(data) else None
+    except (SafetensorError, OSError, ValueError, KeyError, DataError, UsageError):  # told where they are needed
+        return None
+
+
 def reference_file(folder: Path, name: str, split: str, network: str) -> Path:
     """Where the features of one network ship."""
     return folder / f"reference-{name}-{split}-{network.lower()}.safetensors"
