@@ -269,17 +269,23 @@ def find(source: str | Path) -> Path:
         places += [folder / f"{given.name}.safetensors" for folder in SHIPPED]
         for_mnist = f"{given.name}-mnist"
         places += [HOME / for_mnist, *(folder / f"{for_mnist}.safetensors" for folder in (HOME, *SHIPPED))]
+    unreadable = ""
     for path in places:
-        if path.is_file():
-            return path
-        if (path / WEIGHTS).is_file():
-            return path / WEIGHTS
-    if given.is_dir():
+        try:
+            if path.is_file():
+                return path
+            if (path / WEIGHTS).is_file():
+                return path / WEIGHTS
+        except OSError as error:  # a folder that may not be read, say; the others may hold it
+            unreadable = unreadable or f" {path}: cannot be read: {error.strerror}."
+    if not unreadable and given.is_dir():
         raise CheckpointNotFoundError(
             f"{given}: this folder holds no {WEIGHTS}. Train a model, or name another checkpoint."
         )
     hint = suggestion(str(source), checkpoint_names())
-    raise CheckpointNotFoundError(f"There is no checkpoint {str(source)!r}, as a file, a folder or in {HOME}/. {hint}")
+    raise CheckpointNotFoundError(
+        f"There is no checkpoint {str(source)!r}, as a file, a folder or in {HOME}/.{unreadable} {hint}"
+    )
 
 
 def checkpoint_names() -> list[str]:

@@ -262,3 +262,18 @@ def test_a_weight_that_is_not_finite_is_not_loaded(model: Tiny, tmp_path: Path, 
     save_file(weights, tmp_path / "b.safetensors", metadata)
     with pytest.raises(CheckpointError, match=r"b\.safetensors: weight decoder\.bias is not finite"):
         load(tmp_path / "b.safetensors", model_class=Tiny)
+
+
+def test_a_folder_that_cannot_be_read_hides_no_shipped_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    is_file = Path.is_file
+
+    def denied(path: Path) -> bool:  # as for another user's `checkpoints/`; root may read everything
+        if path.parts[:1] == ("checkpoints",):
+            raise PermissionError(13, "Permission denied")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    assert find("vae").name == "vae-mnist.safetensors"
+    with pytest.raises(CheckpointError, match=r"nosuch: cannot be read: Permission denied\. There is"):
+        find("nosuch")

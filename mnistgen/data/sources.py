@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,13 +42,19 @@ def data_folder(data_dir: Path | str | None = None) -> Path:
         return _expanded(data_dir)
     if os.environ.get("MNISTGEN_DATA"):
         return _expanded(os.environ["MNISTGEN_DATA"])
-    if sys.platform == "win32":
-        cache = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        cache = Path.home() / "Library" / "Caches"
-    else:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "mnistgen" / "data"
+    return _cache() / "mnistgen" / "data"
+
+
+def _cache() -> Path:
+    """The user's cache folder; of a user without a home, as containers have them, a folder of the system's."""
+    variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
+    if os.environ.get(variable):
+        return Path(os.environ[variable])
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"mnistgen-{os.getuid() if sys.platform != 'win32' else ''}"
+    return home / {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
 
 
 def load_data(
