@@ -9,11 +9,14 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,7 +56,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 @pytest.fixture(autouse=True)
 def any_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     """Digits of the tests' own may go by MNIST's name."""
-    monkeypatch.setitem(FAMILIES, "mnist", replace(FAMILIES["mnist"], hashes={}))
+    monkeypatch.setitem(FAMILIES, "mnist", replace(FAMILIES["mnist"], hashes={}, sha256={}))
 
 
 def converted(array: np.ndarray[Any, Any], **how: bool) -> torch.Tensor:
@@ -222,6 +225,25 @@ def test_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert data_folder() == tmp_path / "cache" / "mnistgen" / "data"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data_folder() == tmp_path / ".cache" / "mnistgen" / "data"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="users and homes of POSIX")
+def test_the_data_folder_of_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    def nobody(_: object) -> None:
+        raise KeyError
+
+    for name in ("MNISTGEN_DATA", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert data_folder() == Path(tempfile.gettempdir()) / f"mnistgen-{os.getuid()}" / "mnistgen" / "data"
+    with pytest.raises(DataError, match="MNIST is not in"):
+        load_data("mnist", download=False)
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
@@ -1180,6 +1202,58 @@ def test_a_failed_download_names_what_was_tried_and_leaves_nothing(
         "IDX, CSV, NPZ",
     ):
         assert part in text, part
+    assert {path.name for path in tmp_path.iterdir()} == {"served"}
+
+
+class _Hostile(_Quiet):
+    """Redirects to other protocols, sends without end, drop by drop, or speaks to the terminal."""
+
+    def do_GET(self) -> None:
+        if "/ftp/" in self.path:
+            self.send_response(302)
+            self.send_header("Location", "ftp://127.0.0.1:1/file.gz")
+            self.end_headers()
+        elif "/says/" in self.path:
+            self.send_error(404, "\x1b[2J\x1b[31mall is well " + "x" * 1000)
+        else:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(b"x" if "/slow/" in self.path else b"x" * 1000)
+                    time.sleep(0.02 if "/slow/" in self.path else 0)
+
+
+def test_a_hostile_server_is_left_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "LARGEST_ELSE", 2**20)
+    monkeypatch.setattr(downloads, "SLOWEST", 2**20 / 0.3)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hostile) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mirrors = [f"http://127.0.0.1:{server.server_port}/{kind}/" for kind in ("ftp", "says", "endless", "slow")]
+        _offer(monkeypatch, "MNIST", mirrors=mirrors, resources=[("train-images-idx3-ubyte.gz", "0" * 32)])
+        with pytest.raises(DataError) as caught:
+            load_data("mnist", data_dir=tmp_path / "data")
+        server.shutdown()
+    ftp, says, endless, slow = [line for line in str(caught.value).splitlines() if line.startswith("  http")]
+    assert "ftp" in ftp.partition("gz: ")[2]
+    assert r"\x1b[2J" in says
+    assert "\x1b" not in says
+    assert len(says) < 350
+    assert "larger than 1 MiB" in endless or "took longer" in endless
+    assert "took longer" in slow
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_not_mnist_does_not_take_its_place(
+    tmp_path: Path, mirror: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, url = mirror
+    write_mnist(served, digits(), digits(), packed=True)
+    monkeypatch.setitem(FAMILIES, "mnist", replace(FAMILIES["mnist"], sha256={"train-images-idx3-ubyte": "0" * 64}))
+    _offer(monkeypatch, "MNIST", mirrors=[f"{url}/"], resources=_resources(served))
+    with pytest.raises(DataError, match="another SHA-256 than MNIST's"):
+        load_data("mnist", data_dir=tmp_path / "data")
     assert {path.name for path in tmp_path.iterdir()} == {"served"}
 
 

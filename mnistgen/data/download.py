@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import lzma
 import shutil
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -16,12 +17,18 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mnistgen.data.families import Family
+from mnistgen.data.known import is_known
 from mnistgen.data.torchvision_shim import import_torchvision
 from mnistgen.errors import DownloadError, MnistgenError
 from mnistgen.files import temporary_folder
+from mnistgen.text import printable
 
 TIMEOUT = 30.0  # seconds without a byte before the next mirror is tried
+LARGEST = {"EMNIST": 2**30}  # bytes of a file: that of EMNIST has 0.56 GB
+LARGEST_ELSE = 2**26  # and the largest of the others 26 MB
+SLOWEST = 50_000.0  # bytes a second, at which a file of that size would take the longest that is waited for it
 BLOCK = 2**18
+LONGEST_REASON = 200  # characters of what a server says
 
 
 class Resource(NamedTuple):
@@ -100,13 +107,16 @@ def _fetch(resource: Resource, path: Path, progress: Progress, family: Family, f
     tried = []
     for url in resource.urls:
         try:
-            found = _retrieve(url, path, progress)
+            found = _retrieve(url, path, progress, LARGEST.get(family.folder, LARGEST_ELSE))
         except (OSError, http.client.HTTPException, ValueError) as error:
             tried.append(f"{url}: {_reason(error)}")
             continue
-        if found == resource.md5:
+        if found != resource.md5:
+            tried.append(f"{url}: the file has the checksum {found}, not {resource.md5}")
+        elif path.suffix == ".gz" and path.stem in family.sha256 and not is_known(path, family):
+            tried.append(f"{url}: the file unpacks to another SHA-256 than {family.title}'s")
+        else:
             return
-        tried.append(f"{url}: the file has the checksum {found}, not {resource.md5}")
     listing = "\n".join(f"  {line}" for line in tried)
     raise DownloadError(
         f"{family.title} is not in {folder}, and downloading it failed. Tried:\n{listing}\n"
@@ -115,24 +125,46 @@ def _fetch(resource: Resource, path: Path, progress: Progress, family: Family, f
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the wrapping that urllib puts around errors of the system."""
-    if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
-        return str(error.reason)
-    return str(error) or type(error).__name__
+    """What went wrong, without the wrapping that urllib puts around errors of the system; on one short line, since a
+    server may say anything."""
+    wrapped = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
+    text = str(error.reason) if isinstance(error, urllib.error.URLError) and wrapped else str(error)
+    return printable(" ".join(text.split()))[:LONGEST_REASON] or type(error).__name__
 
 
-def _retrieve(url: str, path: Path, progress: Progress) -> str:
-    """Fetch `url` to `path`; the MD5 of what came."""
-    digest = hashlib.md5(usedforsecurity=False)
+def _retrieve(url: str, path: Path, progress: Progress, largest: int) -> str:
+    """Fetch `url` to `path`; the MD5 of what came. Raises `OSError` where it is larger, or takes longer than it may."""
+    digest, size, end = hashlib.md5(usedforsecurity=False), 0, time.monotonic() + largest / SLOWEST
     request = urllib.request.Request(url, headers={"User-Agent": "mnistgen"})
     task = progress.add_task(path.name, total=None)
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response, path.open("wb") as file:
+    with _opener().open(request, timeout=TIMEOUT) as response, path.open("wb") as file:
         progress.update(task, total=response.length)
-        while block := response.read(BLOCK):
+        while block := response.read1(BLOCK):  # what has come, however little, so that the time is looked at
+            size += len(block)
+            if max(size, response.length or 0) > largest:
+                raise OSError(f"the file is larger than {largest // 2**20} MiB, which none of this dataset is")
+            if time.monotonic() > end:
+                raise TimeoutError(f"it took longer than {largest / SLOWEST / 60:.0f} minutes")
             file.write(block)
             digest.update(block)
             progress.update(task, advance=len(block))
     return digest.hexdigest()
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """What opens http and https and nothing else, wherever a server redirects to."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    return opener
 
 
 def _unpack(path: Path, folder: Path) -> None:

@@ -20,7 +20,7 @@ class Family:
     first_label: int = 0
     transposed: bool = False  # the files hold the images with rows and columns exchanged
     hashes: Mapping[str, str] = field(default_factory=dict)  # split -> `Dataset.hash`, where that is known
-    md5: Mapping[str, str] = field(default_factory=dict)  # file -> MD5 of what it unpacks to, likewise
+    sha256: Mapping[str, str] = field(default_factory=dict)  # file -> SHA-256 of what it unpacks to, likewise
 
 
 _FILES = {
@@ -44,11 +44,11 @@ FAMILIES = {
         _FILES,
         _DIGITS,
         hashes={"train": "c793f765fd255530", "test": "ba58600db7efb7e0"},
-        md5={
-            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        sha256={
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         },
     ),
     "fashion": Family(

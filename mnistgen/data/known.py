@@ -14,7 +14,7 @@ def require_known(data: Dataset, family: Family, *files: Path) -> Dataset:
     """`data`, a split read from `files`. Raises `DataError` that names the file where it is not what is known."""
     if family.hashes.get(data.split, data.hash) == data.hash:
         return data
-    altered = [file for file in files if family.md5.get(file.name.removesuffix(".gz")) != _md5(file)] or list(files)
+    altered = [file for file in files if not is_known(file, family)] or list(files)
     raise DataError(
         f"{' and '.join(map(str, altered))}: not the {data.split} split of {family.title}, though called so: it was "
         f"altered, or is damaged. Remove it to have {family.title} downloaded again; to use it as it is, give its path "
@@ -31,8 +31,8 @@ def shipped(file: Path) -> Path:
     return file
 
 
-def _md5(file: Path) -> str:
-    """The checksum of a file, unpacked where it is packed."""
+def is_known(file: Path, family: Family) -> bool:
+    """Whether a file, plain or packed, holds what is known of one of its name."""
     content = file.read_bytes()
     content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+    return family.sha256.get(file.name.removesuffix(".gz")) == hashlib.sha256(content).hexdigest()
