@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -324,6 +325,17 @@ def test_a_hub_s_folder_has_its_parts_and_class_names(tmp_path: Path, x: Array, 
     hub(tmp_path / "test-00000-of-00001.parquet", x[30:], y[30:])
     assert np.array_equal(load_data(tmp_path).images[:, 0].numpy(), x[:30])
     assert np.array_equal(load_data(tmp_path, "test").y.numpy(), y[30:])
+
+
+def test_a_hub_s_class_names_are_kept_and_ragged_rows_refused(tmp_path: Path, x: Array, y: Array) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"image": x.reshape(N, -1).tolist(), "label": (y % 2).astype(np.int64)})
+    about = {"info": {"features": {"label": {"names": ["even", "odd"], "_type": "ClassLabel"}}}}
+    parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(about)}), tmp_path / "d.parquet")
+    assert load_data(tmp_path / "d.parquet").class_names == ("even", "odd")
+    parquet.write_table(arrow.table({"image": [[1] * 784, [2] * 9]}), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"d.parquet, row 1 holds \(9,\) uint8, and the first \(784,\)"):
+        load_data(tmp_path / "d.parquet")
 
 
 def test_without_pyarrow_a_parquet_file_names_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from mnistgen.data.readers.files import LARGEST_ARRAY, looks_like, opened
 from mnistgen.data.readers.pictures import decode, together
 from mnistgen.errors import DataError
 
-ROWS = 1000  # rows in memory at a time
+ROWS = 1000  # rows in memory at a time, at most
+LARGEST_BATCH = 2**30  # bytes of them, if each were as large as all that the file holds: a value may be repeated
 LARGEST_PIXELS = 2**14  # numbers of one image
 IMAGE_NAMES = ("image", "images", "img", "pixel_values", "pixels", "x", "data")
 
@@ -66,19 +67,20 @@ def _table(path: Path, file: Any, how: Conversion) -> ParquetTable:
             "images have labels."
         )
     label = next((names[name] for name in LABEL_NAMES if name in names), None)
-    images = _images(path, _values(file, image), how)
+    rows = max(1, min(ROWS, LARGEST_BATCH // max(held, 1)))
+    images = _images(path, count, _values(file, image, rows), how)
     if label is None:
         return ParquetTable(images, None, ())
-    labels = np.array(list(_values(file, label)))
+    labels = np.array(list(_values(file, label, rows)))
     return ParquetTable(images, labels, _class_names(file, label))
 
 
-def _values(file: Any, column: str) -> Iterator[Any]:
-    for batch in file.iter_batches(batch_size=ROWS, columns=[column]):
+def _values(file: Any, column: str, rows: int) -> Iterator[Any]:
+    for batch in file.iter_batches(batch_size=rows, columns=[column]):
         yield from batch.column(0).to_pylist()
 
 
-def _images(path: Path, values: Iterator[Any], how: Conversion) -> Converted:
+def _images(path: Path, count: int, values: Iterator[Any], how: Conversion) -> Converted:
     """Pictures as bytes, alone or with their path, or pixels as lists of numbers or of rows."""
     first = next(values)
     every = _chained(first, values)
@@ -86,7 +88,7 @@ def _images(path: Path, values: Iterator[Any], how: Conversion) -> Converted:
         return together((decode(_bytes(path, k, value), f"{path}, row {k}", how) for k, value in every), str(path), how)
     if not isinstance(first, list):
         raise DataError(f"{path}: the images are of {type(first).__name__}; bytes and lists of numbers are read.")
-    return to_images(np.stack([_pixels(path, k, value) for k, value in every]), str(path), how)
+    return to_images(np.stack(list(_all_alike(path, count, every))), str(path), how)
 
 
 def _chained(first: Any, rest: Iterator[Any]) -> Iterable[tuple[int, Any]]:
@@ -99,6 +101,17 @@ def _bytes(path: Path, row: int, value: Any) -> bytes:
     if not isinstance(content, bytes):
         raise DataError(f"{path}, row {row} holds no image: the bytes of a picture file are missing.")
     return content
+
+
+def _all_alike(path: Path, count: int, values: Iterable[tuple[int, Any]]) -> Iterator[Array]:
+    """The arrays of pixels. Raises `DataError` at the first of another shape, before they are many."""
+    shape: tuple[int, ...] = ()
+    for row, value in values:
+        array = _pixels(path, row, value)
+        shape = shape or array.shape
+        if array.shape != shape or array.nbytes * count > LARGEST_ARRAY:
+            raise DataError(f"{path}, row {row} holds {array.shape} {array.dtype.name}, and the first {shape}.")
+        yield array
 
 
 def _pixels(path: Path, row: int, value: Any) -> Array:
