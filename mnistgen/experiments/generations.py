@@ -295,7 +295,7 @@ def loop(
     records = open_records(Path(out) if out else Path("runs") / f"loop-{train.name}", lab.frame, us)
     costs = prepare(lab, records, everything)
     if us.rank == 0 and say is not None:
-        describe(everything, (), records, costs, us, say)
+        describe(everything, train.notes, records, costs, us, say)
     failures: list[Failure] = []
     if not only_plan:
         # A process takes a loop, for its generations come one after another: what is handed out is the last one.

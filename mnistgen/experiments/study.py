@@ -93,7 +93,7 @@ def augment(
     records = open_records(Path(out) if out else Path("runs") / f"augment-{train.name}", lab.frame, us)
     costs = prepare(lab, records, planned.everything)
     if us.rank == 0 and say is not None:
-        describe(planned.everything, planned.notes, records, costs, us, say)
+        describe(planned.everything, (*train.notes, *planned.notes), records, costs, us, say)
     failures: list[Failure] = []
     if not only_plan:
         display = Display("augment", quiet=quiet or us.rank != 0)
