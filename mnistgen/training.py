@@ -11,6 +11,7 @@ the uninterrupted one bit for bit.
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import itertools
 import math
@@ -25,13 +26,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from mnistgen.contract import check_loss, check_losses, check_optimizers, check_validation_loss, optimizer_of, told
 from mnistgen.data import Dataset, to_float
-from mnistgen.errors import CheckpointError, DamagedRunError, TrainingError, UsageError
+from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, TrainingError, UsageError
 from mnistgen.limits import checked_seed, require_memory
 from mnistgen.model import IMAGE_SHAPE, HasLikelihood, Loss, Trainable
 from mnistgen.nn import computes_in_bfloat16
@@ -656,64 +657,79 @@ class _Clock:
         return float(self._share.sum(torch.tensor([elapsed * (self._share.rank == 0)], dtype=torch.float64))[0])
 
 
-class _WholeBatch(TorchFunctionMode):
+class _WholeBatch(TorchDispatchMode):
     """Inside, a random tensor with one row an image is drawn for the whole batch, and this process's rows are kept.
 
     All processes draw from the same seed, so together they see the noise that one process would see, and a run on
-    several has the loss curve of a run on one.
+    several has the loss curve of a run on one. It stands where torch's operators meet, below dropout, attention and
+    every other function made of them. Raises `ContractError` for an operator whose rows cannot be had one by one.
     """
 
-    _LIKE = (torch.randn_like, torch.rand_like, torch.randint_like, torch.bernoulli, torch.poisson)
-    _IN_PLACE = (
-        Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.exponential_, Tensor.random_, Tensor.log_normal_,
-        Tensor.geometric_, Tensor.cauchy_,
-    )  # fmt: skip
+    # The rows of dropout need be no images: attention has heads, and a sequence may come first. A CPU's is bernoulli_.
+    _DROPOUT = frozenset(("native_dropout", "_fused_dropout", "bernoulli_"))
+    _FILLS = frozenset(("normal", "uniform", "bernoulli", "exponential", "cauchy", "log_normal", "geometric", "random"))
+    _MAKES = frozenset(
+        ("rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "multinomial", "normal_functional")
+    )
+    _BY_ROW = _DROPOUT | _MAKES | _FILLS | {f"{name}_" for name in _FILLS}
 
     def __init__(self, batch: int, rank: int, size: int) -> None:
-        super().__init__()
-        self.batch, self.whole = batch, batch * size
-        self.mine = slice(rank * batch, (rank + 1) * batch)
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.batch, self.rank, self.size = batch, rank, size
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in (torch.randn, torch.rand):
-            size = kwargs.pop("size", None) or (args[0] if args and not isinstance(args[0], int) else args)
-            rest = {"size": self._grow(tuple(size)), **kwargs}
-            return self._shrink(func(**rest), tuple(size))
-        if func is torch.randint:
-            size = tuple(kwargs.pop("size", None) or args[-1])
-            bounds = [value for value in args if isinstance(value, int)]
-            return self._shrink(torch.randint(*bounds, size=self._grow(size), **kwargs), size)
-        if func in self._LIKE and self._is_batch(args[0]):
-            return func(self._grown(args[0]), *args[1:], **kwargs)[self.mine]
-        if func in self._IN_PLACE and self._is_batch(args[0]):
-            return args[0].copy_(func(self._grown(args[0]), *args[1:], **kwargs)[self.mine])
-        if func is F.dropout and self._is_batch(args[0]):
-            return self._dropout(*args, **kwargs)
-        return func(*args, **kwargs)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not _is_random(func):
+            return func(*args, **kwargs)
+        names = [argument.name for argument in func._schema.arguments]
+        name, given = func._schema.name.removeprefix("aten::"), {**dict(zip(names, args, strict=False)), **kwargs}
+        rows = len(args[0]) if name in self._DROPOUT and args[0].ndim else self.batch
+        whole = {key: self._grown(key, value, rows, given) for key, value in given.items()}
+        if _is_off(name, given) or all(whole[key] is value for key, value in given.items()):
+            return func(*args, **kwargs)  # what no image has for itself is the same everywhere
+        if name not in self._BY_ROW or "out" in given or _is_permutation(name, given):
+            raise ContractError(
+                f"losses() calls torch's {name}, whose random numbers cannot be drawn image by image, as several "
+                "processes need them; use others (those of torch.rand, say), or train in one process."
+            )
+        drawn = func(*(whole[key] for key in names[: len(args)]), **{key: whole[key] for key in kwargs})
+        mine = slice(self.rank * rows, (self.rank + 1) * rows)
+        return args[0].copy_(drawn[mine]) if name.endswith("_") else tree_map(lambda x: x[mine], drawn)
 
-    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: ARG002
-        if not training or p == 0:
-            return x
-        kept = self._grown(x).bernoulli_(1 - p)[self.mine]
-        return x * kept / (1 - p)
+    def _grown(self, key: str, value: Any, rows: int, given: Mapping[str, Any]) -> Any:
+        """An argument for the whole batch where it is one for this process's: a size, a count, or a tensor of rows."""
+        one_row = "num_samples" in given and given["self"].ndim == 1  # of probabilities, from which each image draws
+        if isinstance(value, Tensor):
+            # Each process fills the others' rows with its own, since probabilities of zero are no probabilities.
+            of_rows = value.ndim > 0 and len(value) == rows and not one_row
+            return _repeated(value.detach(), self.size) if of_rows else value
+        if key == "size" and value and value[0] == rows:
+            return [self.size * rows, *value[1:]]
+        return self.size * rows if value == rows and (key == "n" or (key == "num_samples" and one_row)) else value
 
-    def _is_batch(self, x: Any) -> bool:
-        return isinstance(x, Tensor) and x.ndim > 0 and len(x) == self.batch
 
-    def _grow(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        return (self.whole, *size[1:]) if size and size[0] == self.batch else size
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """`x` several times in dimension 0, in memory as `x` is, since that is the order in which it is filled."""
+    order = sorted(range(x.ndim), key=x.stride, reverse=True)
+    laid_out = torch.cat([x.permute(order)] * times, dim=order.index(0))
+    return laid_out.permute([order.index(dim) for dim in range(x.ndim)])
 
-    def _shrink(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
-        return x[self.mine] if size and size[0] == self.batch else x
 
-    def _grown(self, x: Tensor) -> Tensor:
-        """A tensor for the whole batch in the memory format of `x`, holding `x` in this process's rows."""
-        grown = torch.zeros(self.whole, *x.shape[1:], dtype=x.dtype, device=x.device)
-        if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-            grown = grown.contiguous(memory_format=torch.channels_last)
-        grown[self.mine] = x.detach()
-        return grown
+@functools.cache
+def _is_random(operator: Any) -> bool:
+    takes_generator = any(str(argument.type) == "Optional[Generator]" for argument in operator._schema.arguments)
+    return takes_generator or torch.Tag.nondeterministic_seeded in operator.tags
+
+
+def _is_off(name: str, given: Mapping[str, Any]) -> bool:
+    """Whether dropout, of itself, of attention or of a recurrent network, is switched off in this call."""
+    p = [given.get(key) for key in ("dropout_p", "dropout", *(["p"] if "dropout" in name else []))]
+    return 0 in [value for value in p if value is not None] or False in (given.get("train"), given.get("training"))
+
+
+def _is_permutation(name: str, given: Mapping[str, Any]) -> bool:
+    """Whether what an image gets hangs on what the others got: draws without replacement from one row."""
+    return name == "multinomial" and given["self"].ndim == 1 and not given.get("replacement", False)
 
 
 @contextmanager
