@@ -503,6 +503,14 @@ def test_wrong_requests(
     assert not list(tmp_path.iterdir())
 
 
+def test_inception_looks_on_the_scorers_device(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+    monkeypatch.setattr("mnistgen.scoring.scorer.check_inception_weights", lambda path: path)
+    monkeypatch.setattr("mnistgen.scoring.scorer.inception_fid", lambda *_, device, **__: devices.append(device) or 1.0)
+    assert scorer.score(strokes(N, 3), inception=True).numbers["inception_fid"] == 1.0
+    assert devices == [scorer.device]
+
+
 @pytest.fixture(scope="module")
 def judge(mnist: Dataset) -> Scorer:
     return Scorer("mnist", device="cpu")

@@ -211,7 +211,9 @@ class Scorer:
             say("Inception", 0.9)
             with result.part("Inception", needed=True):
                 real = self._real_images(len(drawn.images))
-                result.numbers["inception_fid"] = inception_fid(drawn.images, real, weights=inception_weights)
+                result.numbers["inception_fid"] = inception_fid(
+                    drawn.images, real, weights=inception_weights, device=self.device
+                )
         scale = self._scale(len(drawn.images), result)
         say("done", 1.0)
         return Score(
