@@ -53,6 +53,7 @@ class Checkpoint:
     version: str = ""
     dataset: str = ""
     dataset_hash: str = ""  # of exactly the images trained on
+    content: str = ""  # of a classifier: the hash of those and the ones held out, which is that of the dataset
     steps: int = 0
     seed: int = 0
     seconds: float = 0.0  # training time

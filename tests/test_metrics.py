@@ -514,3 +514,64 @@ def test_everything_repeats_to_the_last_digit() -> None:
         assert metric(x, y) == first
         assert torch.equal(before[0], x)
         assert torch.equal(before[1], y)
+
+
+# The bootstrap.
+
+
+def gaussians(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Two classes of n / 2 points each, five dimensions, far apart."""
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 2
+    return torch.randn(n, 5, generator=g) + 6 * labels[:, None], labels
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+def test_the_standard_error_is_the_spread_over_repeated_draws(scale: float) -> None:
+    distances, errors, blind = [], [], []
+    for seed in range(60):
+        (x, y), (real, real_labels) = gaussians(300, 2 * seed), gaussians(300, 2 * seed + 1)
+        x = scale * x
+        distances.append(metrics.fid(x, real))
+        if seed < 10:
+            ours, theirs = metrics.group_sums(x, y), metrics.group_sums(real, real_labels)
+            errors.append(metrics.replicate_fid(ours, theirs).standard_error)
+            without = metrics.replicate_fid(metrics.group_sums(x), metrics.group_sums(real))
+            blind.append(without.standard_error)
+    spread = float(torch.tensor(distances).std())
+    assert sum(errors) / 10 == pytest.approx(spread, rel=0.3)
+    assert sum(blind) / 10 > 1.3 * spread  # as if the class counts were random, too
+
+
+def test_a_replicate_is_the_distance_of_the_images_drawn_again() -> None:
+    (x, _), (real, _) = gaussians(12, 0), gaussians(15, 1)
+    found = metrics.replicate_fid(metrics.group_sums(x), metrics.group_sums(real), replicates=3, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    theirs, _, ours = (torch.randint(n, (3, n), generator=generator) for n in (15, 15, 12))  # a group an image
+    real, x = (z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))] for z in (real, x))
+    expected = [metrics.fid(x[mine], real[his]) for his, mine in zip(theirs, ours, strict=True)]
+    assert found.values.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_an_interval_is_made_of() -> None:
+    found = metrics.Replicates(torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64), null_variance=0.25)
+    assert found.standard_error == 0.5**0.5  # 1 - 2 * 0.25
+    low, high = found.interval(3.0)
+    assert high - 3 == pytest.approx(3 - low) == pytest.approx(1.959964 * 0.5**0.5)
+    assert metrics.Replicates(found.values, 0.5).standard_error == 0.5**0.5  # never below the null distance's
+    assert (found * 2).standard_error == pytest.approx(2 * found.standard_error)
+    assert (found - found).values.tolist() == [0, 0, 0]
+    assert (found - found).null_variance == pytest.approx(0.375)
+
+
+def test_weighted_moments_count_an_image_as_often_as_its_weight() -> None:
+    x, labels = gaussians(40, 0)
+    plain, weighted = metrics.moments(x), metrics.weighted_moments(x, torch.ones(40))
+    torch.testing.assert_close(weighted.covariance, plain.covariance)
+    uneven = torch.cat([x, x[labels == 1]])
+    uneven_labels = torch.cat([labels, labels[labels == 1]])
+    assert metrics.class_distance(uneven_labels, labels) == pytest.approx(1 / 6)
+    weights = metrics.class_weights(uneven_labels, labels)
+    assert weights.sum() == pytest.approx(60)
+    torch.testing.assert_close(metrics.weighted_moments(uneven, weights).mean, plain.mean)
+    assert float(metrics.class_weights(torch.tensor([0, 1]), torch.tensor([0, 0]))[1]) < 1e-11

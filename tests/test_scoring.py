@@ -1,6 +1,8 @@
 """Scores on images whose faults are known: each is seen by the number that is there for it."""
 
+import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +18,24 @@ from torch import Tensor
 import mnistgen as package
 from mnistgen import Dataset, fit, integrity, save
 from mnistgen.cli import main
+from mnistgen.cli.score import _print_several
 from mnistgen.data import load_data
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
 from mnistgen.evaluator import build_classifier
 from mnistgen.evaluator.weights import FOLDER
-from mnistgen.scoring import ImageSource, ModelSource, Panel, Score, Scorer, open_source, ranked, write_json
+from mnistgen.metrics import Replicates
+from mnistgen.scoring import (
+    ImageSource,
+    ModelSource,
+    Panel,
+    Score,
+    Scorer,
+    difference,
+    open_source,
+    ranked,
+    to_json,
+    write_json,
+)
 from mnistgen.scoring.measure import measure
 from mnistgen.scoring.panel import EARLY, PENULTIMATE
 from mnistgen.scoring.reference import (
@@ -296,6 +311,8 @@ def test_the_dataset_to_hold_sources_against() -> None:
     digits, clothes, own, none = (ImageSource("x", images, labels, name) for name in ("mnist", "fashion", "mine", ""))
     assert dataset_of([none]) == "mnist"
     assert dataset_of([clothes, none, clothes]) == "fashion"
+    assert dataset_of([ImageSource("x", images, labels, "digits")]) == "mnist"
+    assert dataset_of([own], by_name=True) == "mine"
     with pytest.raises(UsageError, match=r"several datasets \(fashion, mnist\)"):
         dataset_of([digits, clothes])
     with pytest.raises(UsageError, match="of mine, a dataset of your own: name its path with --data"):
@@ -353,7 +370,7 @@ def test_the_headline_is_the_larger_of_the_two_evaluators_multiples() -> None:
     ours = made("ours", 1.5, 1.2)
     assert ours.floors_by == {"A": 1.5, "B": 2.4}
     assert ours.floors == 2.4
-    assert ours.to_dict()["headline"] == {"floors": 2.4, "by": {"A": 1.5, "B": 2.4}}
+    assert ours.to_dict()["headline"] == {"floors": 2.4, "by": {"A": 1.5, "B": 2.4}, "interval_95": None}
     assert made("alone", 1.5, None).floors == 1.5
     assert made("bare", 1.5, 1.2, floor=False).floors is None
     # A puts ours first; the larger multiple does not
@@ -383,6 +400,159 @@ def test_no_reason_begins_with_the_name_that_it_stands_behind(scorer: Scorer) ->
     assert "no labels" in scorer.score((strokes(100, 3)[0], None)).not_measured["per-class FID"]
     for part, reason in few.not_measured.items():
         assert not reason.lower().removeprefix("the ").startswith(f"{part.lower()}:")
+
+
+# How surely, and how much of it is class proportions.
+
+
+def test_near_ties_are_not_distinguishable_and_spoilt_images_are(scorer: Scorer, real: Score) -> None:
+    images, labels = strokes(N, 3)
+    tie = scorer.score(strokes(N, 4), name="tie")
+    worse = scorer.score((noised(images), labels), name="worse")
+    assert real.interval is not None
+    assert real.interval[0] < real.floors < real.interval[1]
+    apart = difference(real, tie)
+    assert apart is not None
+    assert not apart.distinguishable
+    far = difference(real, worse)
+    assert far is not None
+    assert far.distinguishable
+    assert far.floors == pytest.approx(worse.floors - real.floors)
+    first, second, third = json.loads(to_json([worse, tie, real]))
+    assert first["next"]["name"] == second["name"]
+    assert first["next"]["distinguishable"] is False
+    assert second["next"]["distinguishable"] is True
+    assert "next" not in third
+    assert difference(real, scorer.score(strokes(500, 3))) is None  # other numbers of images do not compare
+    again = difference(real, scorer.score(strokes(N, 3)))
+    assert again is not None
+    assert again.floors == 0
+    assert not again.distinguishable
+
+
+def test_a_table_names_the_evaluators_and_what_is_not_distinguishable(
+    scorer: Scorer, real: Score, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = made("ours", 1.5, 1.2)
+    theirs = made("theirs", 2.0, 0.5)
+    noise = Replicates(torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64), 0.1)
+    for each in (ours, theirs):
+        each.protocol |= real.protocol
+        each.replicates |= {FID: noise, "fid.B.penultimate": noise * 0.5}
+    _print_several(ranked([ours, theirs]))
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].split()[:8] == ["source", "/", "floor", "by", "A", "by", "B", "FID"]
+    assert "note: theirs and ours are not distinguishable: the 95% interval of their difference, " in text
+
+
+def test_a_score_says_how_much_of_it_is_class_proportions(scorer: Scorer, real: Score) -> None:
+    images, labels = strokes(4 * N, 3)
+    chosen = draw(labels, [310, 310, *[40] * 7, 100], seed=0)
+    result = score(scorer, images[chosen], labels[chosen])
+    assert result.fid > 3 * real.fid
+    assert result.numbers[f"reweighted_{FID}"] < 1.5 * real.fid
+    assert real.numbers[f"reweighted_{FID}"] == pytest.approx(real.fid, rel=1e-6)
+    (note,) = [note for note in result.notes if "Class counts" in note]
+    assert f"FID is {result.fid:.4g} ({result.floors:.1f} floors)" in note
+    assert "42.0% of the images" in note
+    assert not any("Class counts" in note for note in real.notes)
+    unlabelled = score(scorer, images[chosen], None)
+    assert unlabelled.numbers[f"reweighted_{FID}"] < 2 * real.fid  # by what the evaluator sees
+
+
+def test_why_distances_of_real_images_are_below_zero(scorer: Scorer, real: Score) -> None:
+    assert real.numbers["kid.A.penultimate"] < 0
+    (note,) = [note for note in real.notes if "independent draws" in note]
+    assert "KID" in note
+
+
+# Two sets of images.
+
+
+def test_one_set_against_another(panel: Panel) -> None:
+    images, labels = strokes(2 * N, 3)
+    judge = Scorer("strokes", panel=panel, against=(images, labels), n=N)
+    assert len(judge.reference) == N
+    assert judge.reference.images is not None
+    assert judge.control is not None
+    halves = torch.cat([judge.reference.images, judge.control.images]).flatten(1)
+    assert len(halves.unique(dim=0)) == len(images.flatten(1).unique(dim=0))  # nothing in both
+    other = judge.score(strokes(N, 4), name="other")
+    assert other.floors is not None
+    assert 0.3 < other.floors < 3
+    assert other.protocol["reference"] == "images one half"
+    assert other.protocol["n"] == N
+    assert any("evaluators of strokes" in note for note in other.notes)
+    assert not any("themselves" in note for note in other.notes)
+    assert "training images of what made these" in other.not_measured["memorisation"]
+    worse = judge.score((noised(images[:N]), labels[:N]))
+    assert worse.floors > 3
+    itself = judge.score((images, labels))
+    assert any(note.startswith("100.0% of these images are, pixel for pixel") for note in itself.notes)
+
+
+def test_against_images_without_labels_or_of_another_kind(panel: Panel) -> None:
+    judge = Scorer("strokes", panel=panel, against=(strokes(400, 3)[0], None))
+    result = judge.score(strokes(400, 4))
+    assert result.protocol["n"] == len(judge.reference)
+    assert result.floors is not None
+    assert "label_agreement" not in result.scale["floor"]["mean"]
+    noise = torch.randint(256, (400, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    strange = Scorer("strokes", panel=panel, against=(noise, torch.arange(400) % 10))
+    assert any("may be of another kind" in note for note in strange.notes)
+
+
+def test_too_few_images_for_a_floor(panel: Panel) -> None:
+    result = Scorer("strokes", panel=panel, against=strokes(150, 3)).score(strokes(150, 4))
+    assert result.floors is None
+    assert "100 images each" in result.not_measured["floor"]
+    assert result.protocol["reference_n"] == 150
+
+
+def test_the_reference_is_not_scored_unnoticed(scorer: Scorer) -> None:
+    reference = scorer.reference
+    assert reference.images is not None
+    itself = score(scorer, reference.images, reference.labels)
+    assert any("compared with themselves" in note for note in itself.notes)
+    bare = Scorer("strokes", panel=scorer.panel, reference=dataclasses.replace(reference, images=None))
+    assert any("compared with themselves" in n for n in bare.score((reference.images, reference.labels)).notes)
+
+
+def test_a_dataset_that_is_not_divided_gives_reference_and_floor(
+    panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, labels = strokes(600, 3)
+    numpy.savez("own.npz", images=images[:, 0].numpy(), labels=labels.numpy())
+    judge = Scorer("own.npz", panel=panel)
+    result = judge.score(strokes(300, 4))
+    assert result.floors is not None
+    assert 0.3 < result.floors < 3  # of itself it would be far above
+    assert result.protocol["reference"] == "own-npz all one half"
+    assert any("evaluators are trained on" in note for note in result.notes)
+
+
+def test_evaluators_of_a_dataset_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is advised is a command that works, and the evaluator is found by the data's name and by its content."""
+    monkeypatch.chdir(tmp_path)
+    images, labels = strokes(300, 3)
+    Path("my data").mkdir()
+    numpy.savez("my data/own.npz", images=images[:, 0].numpy(), labels=labels.numpy())
+    request = ["score", "my data/own.npz", "--data", "my data/own.npz", "--quiet"]
+    assert main(request) == 1
+    advice = capsys.readouterr().err.split("Make one: mnistgen ")[1].strip().splitlines()[0]
+    assert advice == "evaluator train cnn --data 'my data/own.npz'"
+    assert main([*shlex.split(advice), "--steps", "3", "--batch-size", "8", "--quiet"]) == 0
+    assert main(request) == 0
+    Path("my data/own.npz").rename("renamed.npz")
+    capsys.readouterr()
+    assert main(["score", "renamed.npz", "--data", "renamed.npz", "--quiet"]) == 0
+    assert "trained on other images" not in capsys.readouterr().out
+    numpy.savez("own.npz", images=images[:200, 0].numpy(), labels=labels[:200].numpy())
+    assert main(["score", "own.npz", "--data", "own.npz", "--quiet"]) == 0  # the same name, other images
+    assert "trained on other images that are called own-npz, too" in capsys.readouterr().out
 
 
 def test_reference_features_come_back(panel: Panel, tmp_path: Path) -> None:
@@ -471,6 +641,21 @@ def test_several_sources_make_a_table(
     assert (tmp_path / "samples/score-few-npz/grid.png").is_file()
 
 
+def test_json_alone_on_standard_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, labels = strokes(200, 3)
+    numpy.savez("a.npz", images=images[:, 0].numpy(), labels=labels.numpy())
+    assert main(["score", "a.npz", "--against", "a.npz", "--json", "-"]) == 0
+    said = capsys.readouterr()
+    (found,) = json.loads(said.out)
+    assert found["name"] == "a-npz"
+    assert found["protocol"]["reference"] == "a-npz one half"
+    assert "compared with themselves" in said.err
+    assert {path.name for path in tmp_path.iterdir()} == {"a.npz", "samples"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -482,6 +667,8 @@ def test_several_sources_make_a_table(
         (["vae-mnist", "--n", "0"], "at least 1"),
         (["vae-mnist", "--features", "incepton"], "Did you mean 'inception'"),
         (["vae-mnist", "--data", "fashion"], "no evaluator A for fashion"),
+        (["vae-mnist", "--out", "-"], "--out -: pictures go to a folder"),
+        (["vae-mnist", "--against", "nothing.npz"], "There is no checkpoint 'nothing.npz'"),
         (["vae-mnist", "--two-sample"], "images of mnist are not on disk"),
         (["vae-mnist", "--features", "inception"], "--inception-weights"),
         (["vae-mnsit"], "Did you mean 'vae-mnist'"),

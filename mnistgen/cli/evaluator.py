@@ -159,6 +159,7 @@ class _ClassifierFiles(Files):
             seed=self.options.seed,
             seconds=step.seconds,
             scores=scores,
+            content=self.whole.hash,
         )
 
 

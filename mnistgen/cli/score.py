@@ -1,7 +1,10 @@
 """`mnistgen score SOURCE...`."""
 
 import shlex
+import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -13,12 +16,27 @@ from mnistgen.cli.arguments import Reading, parse
 from mnistgen.console import Display, duration, notes, out, show
 from mnistgen.errors import UsageError, suggestion
 from mnistgen.sampling import BATCH, grid, save_png
-from mnistgen.scoring import ImageSource, ModelSource, N, Score, Scorer, Source, open_source, ranked, write_json
+from mnistgen.scoring import (
+    ImageSource,
+    ModelSource,
+    N,
+    Score,
+    Scorer,
+    Source,
+    difference,
+    open_source,
+    ranked,
+    to_json,
+    write_json,
+)
 from mnistgen.scoring.measure import TRAINING_IMAGES
+from mnistgen.scoring.result import JUDGES
 from mnistgen.scoring.scale import FLOOR
-from mnistgen.scoring.scorer import JUDGES
+from mnistgen.scoring.scorer import UNLIKE
 from mnistgen.scoring.sources import dataset_of, sampling_options
 from mnistgen.training import resolve_device
+
+STANDARD_OUTPUT = Path("-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +51,9 @@ class ScoreOptions(Reading):
     """The dataset to hold it against; default: that which the checkpoint was trained on, else mnist."""
     split: str = "test"
     """Which part of that dataset."""
+    against: str = ""
+    """Another source to hold them against in place of that dataset, whose evaluators see both; one half of it is the
+    reference, the other gives the floor."""
     n: int = N
     """Images to draw, or to take of those there are; only equal numbers compare."""
     knob: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
@@ -48,7 +69,7 @@ class ScoreOptions(Reading):
     training_images: int = TRAINING_IMAGES
     """Training images among which memorised ones are looked for."""
     json: Path | None = None
-    """Write everything to this file as well."""
+    """Write everything to this file as well; - writes it to standard output, and all else to standard error."""
     out: Path | None = None
     """Folder of the pictures; default: samples/score-NAME."""
     batch_size: int = BATCH
@@ -61,6 +82,8 @@ class ScoreOptions(Reading):
         for name in ("n", "batch_size", "training_images"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
+        if self.out == STANDARD_OUTPUT:
+            raise UsageError("--out -: pictures go to a folder, not to standard output. Give the path of one.")
         for name in self.features:
             if name != "inception":
                 raise UsageError(f"--features {name}: {suggestion(name, ['inception'])}")
@@ -70,6 +93,7 @@ EXAMPLES = """
 mnistgen score vae-mnist                              a shipped checkpoint, beside its scale
 mnistgen score checkpoints/mine other-mnist           several: a table, best first
 mnistgen score digits.npz folder/ mnist:train         images on disk; a split of a dataset
+mnistgen score digits.npz --against scans/            one set of digits against another
 mnistgen score vae-mnist --n 1000 --seed 1 --json score.json
 mnistgen score vae-mnist --knob temperature=0.9
 mnistgen score vae-mnist --two-sample --cas           train classifiers as judges, too
@@ -90,6 +114,7 @@ LINES = (
     Line("FID", "fid.A.penultimate", ".4g", "FID"),
     Line("  earlier layer", "fid.A.early", ".4g", "early"),
     Line("  by the auditor B", "fid.B.penultimate", ".4g"),
+    Line("  classes reweighted", "reweighted_fid.A.penultimate", ".4g"),
     Line("  worst class", "class_fid.worst", ".4g", "worst class"),
     Line("  mean over classes", "class_fid.mean", ".4g"),
     Line("  over the real variance", "relative_fid.A.penultimate", ".2g"),
@@ -123,15 +148,36 @@ def run(arguments: list[str], prog: str) -> int:
     ]
     notes(note for source in sources if isinstance(source, ImageSource) for note in source.notes)
     sources = [_turned(source, options.knob) for source in _named(sources)]
-    data = options.data or dataset_of(sources)
-    scorer = Scorer(data, split=options.split, device=device, data_dir=options.data_dir)
+    against = None
+    if options.against:
+        against = open_source(
+            options.against, device=device, data_dir=options.data_dir, batch_size=options.batch_size, **options.how
+        )
+    data = options.data or dataset_of([*sources, *([against] if against else [])], by_name=against is not None)
+    scorer = Scorer(
+        data,
+        split=options.split,
+        against=against,
+        n=options.n,
+        device=device,
+        data_dir=options.data_dir,
+        **options.how,
+    )
     scores = [_score(scorer, source, options) for source in sources]
-    command = shlex.join(["mnistgen", "score", *arguments])
+    with redirect_stdout(sys.stderr) if options.json == STANDARD_OUTPUT else nullcontext():
+        _tell(scores, options, command=shlex.join(["mnistgen", "score", *arguments]))
+    if options.json == STANDARD_OUTPUT:
+        sys.stdout.write(to_json(scores))
+    return 0
+
+
+def _tell(scores: list[Score], options: ScoreOptions, command: str) -> None:
+    """Write the files and print everything."""
     try:  # the files first: who reads what is printed may stop reading
         files = [
             line for score in scores for line in _pictures(score, options, several=len(scores) > 1, command=command)
         ]
-        if options.json is not None:
+        if options.json is not None and options.json != STANDARD_OUTPUT:
             write_json(options.json, scores)
             files.append(f"numbers     {options.json}")
     finally:
@@ -141,7 +187,6 @@ def run(arguments: list[str], prog: str) -> int:
             _print_several(ranked(scores))
     for line in files:
         out().print(line, markup=False)
-    return 0
 
 
 def _named(sources: list[Source]) -> list[Source]:
@@ -230,10 +275,16 @@ def _print_one(score: Score, options: ScoreOptions) -> None:
     console.print(f"protocol    {score.protocol_line}", markup=False)
 
 
+def _reweighted(score: Score) -> bool:
+    """Whether the classes of the samples are not those of the reference, so that it makes a difference."""
+    return bool(score.details["class_proportions"]["distance"] > UNLIKE)
+
+
 def _headline(score: Score) -> str:
     by = ", ".join(f"{network} {times:.1f}" for network, times in score.floors_by.items())
-    which = ": the larger counts" if len(score.floors_by) > 1 else ""
-    return f"{score.floors:.1f} floors (by evaluator {by}{which})"
+    which = ", of which the larger counts" if len(score.floors_by) > 1 else ""
+    around = "" if score.interval is None else "; 95% interval {:.1f} to {:.1f}".format(*score.interval)
+    return f"{score.floors:.1f} floors (by evaluator {by}{which}{around})"
 
 
 def _print_labels(score: Score) -> None:
@@ -267,16 +318,20 @@ def _table(score: Score, spoilt: list[str]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     best = score.scale.get(FLOOR, {})
     spread = best.get("spread", {})
+    errors = score.details.get("bootstrap", {})
     for line in LINES:
-        if line.number not in score.numbers:
+        if line.number not in score.numbers or (line.number.startswith("reweighted") and not _reweighted(score)):
             continue
         title = line.title
         if line.number == "class_fid.worst":
             title = f"{title} ({score.details['per_class_fid']['worst_class']})"
-        times = score.times_floor(line.number) if line.number.split(".")[0] in ("fid", "class_fid") else None
+        is_distance = line.number.split(".")[0] in ("fid", "reweighted_fid", "class_fid")
+        times = score.times_floor(line.number) if is_distance else None
         real = score.numbers.get(line.beside) if line.beside else best.get("mean", {}).get(line.number)
         around = f" ± {spread[line.number]:.1g}" if line.number in spread and line.form.endswith("g") else ""
         value = format(score.numbers[line.number], line.form)
+        if line.number in errors:
+            value += f" ± {errors[line.number]['standard_error']:.1g}"
         around_kid = score.numbers.get(f"kid_spread{line.number.removeprefix('kid')}", 0.0)
         if line.number.startswith("kid.") and around_kid > 1e-9:  # of 1,000 images, every subset is the whole
             value += f" ± {around_kid:.1g}"
@@ -314,8 +369,21 @@ def _print_several(scores: list[Score]) -> None:
             *("" if v is None else format(v, x.form) for v, x in zip(beside, lines, strict=True)),
         )
     console.print(table)
+    for better, worse in pairwise(scores):
+        apart = difference(better, worse)
+        if apart is not None and not apart.distinguishable:
+            low, high = apart.interval
+            console.print(
+                f"note: {better.name} and {worse.name} are not distinguishable: the 95% interval of their difference, "
+                f"{low:.2f} to {high:.2f} floors, contains 0.",
+                markup=False,
+            )
+    common = [note for note in scores[0].notes if all(note in score.notes for score in scores)]
+    for note in common:
+        console.print(f"note: {note}", markup=False)
     for score in scores:
-        for note in (*score.notes, *(f"not measured: {part}: {why}" for part, why in score.not_measured.items())):
+        own = [note for note in score.notes if note not in common]
+        for note in (*own, *(f"not measured: {part}: {why}" for part, why in score.not_measured.items())):
             console.print(f"{score.name}: {note}", markup=False)
     if len(sizes) > 1:
         console.print("note: the numbers of images differ, so these scores do not compare.", markup=False)
@@ -324,9 +392,10 @@ def _print_several(scores: list[Score]) -> None:
 
 
 def _floors(score: Score, judges: list[str]) -> list[str]:
-    """The headline, and beside it where there are two evaluators, what each of them says."""
+    """The headline and its interval, and beside it, where there are two evaluators, what each of them says."""
     by = [score.floors_by.get(network) for network in judges] if len(judges) > 1 else []
-    return ["" if times is None else f"{times:.1f}" for times in (score.floors, *by)]
+    headline, *others = ["" if times is None else f"{times:.1f}" for times in (score.floors, *by)]
+    return [headline if score.interval is None else "{} ({:.1f} to {:.1f})".format(headline, *score.interval), *others]
 
 
 def _pictures(score: Score, options: ScoreOptions, *, several: bool, command: str) -> list[str]:

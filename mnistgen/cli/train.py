@@ -23,7 +23,7 @@ from mnistgen.errors import CheckpointError, UsageError
 from mnistgen.model import BaseConfig, GenerativeModel, HasLatents, Trainable
 from mnistgen.report import curves
 from mnistgen.sampling import grid, reconstructions, sample, save_gif, save_png
-from mnistgen.scoring.measure import LEAST
+from mnistgen.scoring.reference import LEAST
 from mnistgen.scoring.watch import Watch
 from mnistgen.training import Step, process_group, resolve_device
 
@@ -76,8 +76,10 @@ class _GeneratorFiles(Files):
     home = HOME
     pictures = PICTURES
 
-    def __init__(self, name: str, folder: RunFolder, options: TrainOptions, config: BaseConfig, train: Dataset) -> None:
-        super().__init__(name, folder, options, config, train)
+    def __init__(
+        self, name: str, folder: RunFolder, options: TrainOptions, config: BaseConfig, train: Dataset, *, whole: Dataset
+    ) -> None:
+        super().__init__(name, folder, options, config, train, whole=whole)
         self._watch: Watch | None = None
         self._watch_every: int | None = None  # once it is known
 
@@ -151,7 +153,9 @@ class _GeneratorFiles(Files):
         if every:
             real = validation if validation is not None and len(validation) >= LEAST else self.train
             try:
-                self._watch = Watch(real, classes=self.train.classes, device=_device_of(model))
+                self._watch = Watch(
+                    real, classes=self.train.classes, source=self.options.data, device=_device_of(model)
+                )
             except (CheckpointError, UsageError) as error:
                 if options.watch_every:  # who has not asked for it misses nothing
                     say(f"note: the samples are not watched. {error}")

@@ -133,7 +133,7 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
         training, validation = train_validation_split(data, held_out, options.seed) if held_out else (data, None)
         model = _build(cls, config, data.num_classes, options.seed)
         init = kind.init(model, options) if state is None else None
-        files = kind(name, folder, options, config, training) if rank == 0 else None
+        files = kind(name, folder, options, config, training, whole=data) if rank == 0 else None
         display = Display(prog.partition(" ")[2], quiet=options.quiet or rank != 0)
         with _or_way_on(kind, name, path), _interrupts() as interrupted, display.live():
             meter = Meter((state or {}).get("meter"))
@@ -391,8 +391,11 @@ class Files(ABC):
     home: ClassVar[Path]  # where runs go without --out
     pictures: ClassVar[tuple[str, ...]]  # the names of those it may draw
 
-    def __init__(self, name: str, folder: RunFolder, options: TrainOptions, config: BaseConfig, train: Dataset) -> None:
+    def __init__(
+        self, name: str, folder: RunFolder, options: TrainOptions, config: BaseConfig, train: Dataset, *, whole: Dataset
+    ) -> None:
         self.name, self.folder, self.options, self.config, self.train = name, folder, options, config, train
+        self.whole = whole  # `train` and what was held out of it
 
     @classmethod
     def init(cls, model: Trainable, options: TrainOptions) -> Mapping[str, Tensor] | None:  # noqa: ARG003

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ SHIPPED = {
     "B": "evaluator-b.safetensors",
     "random": "evaluator-random.safetensors",  # untrained, of any dataset: features that know nothing of classes
 }
+NETWORKS = {"A": "cnn", "B": "resnet"}  # what each evaluator is by its architecture
 FOLDER = Path(__file__).parent.parent / "weights"
 TRAINED = HOME / "evaluators"  # where `evaluator train` writes by default, as NAME-DATASET
 
@@ -47,8 +49,11 @@ def save_classifier(
     seed: int = 0,
     seconds: float = 0.0,
     scores: Mapping[str, Any] | None = None,
+    content: str = "",
 ) -> None:
     """Write a classifier (the averaged model of a run, `step.ema`) to a file, or as `model.safetensors` to a folder.
+
+    `content` is the hash of the training images together with those held out of them, by which it is found again.
 
     Raises `CheckpointError` where a weight is not finite, and `MnistgenError` where the file cannot be written.
     """
@@ -61,6 +66,7 @@ def save_classifier(
         seed=seed,
         seconds=seconds,
         scores=scores,
+        content=content,
     )
 
 
@@ -89,26 +95,40 @@ def load_evaluator(name: str = "A", *, device: str | torch.device = "cpu") -> Cl
     return load_classifier(shipped_path(name), device=device)
 
 
-def evaluator_path(dataset: str, name: str = "A") -> Path:
+def evaluator_path(dataset: str, name: str = "A", *, source: str | Path = "", content: str = "") -> Path:
     """The file of the evaluator for a dataset: the shipped one where it was trained on that dataset, otherwise the
-    one that `mnistgen evaluator train` has left under `checkpoints/evaluators/` in the working folder. The untrained
-    one, "random", is for every dataset.
+    one that `mnistgen evaluator train` has left under `checkpoints/evaluators/` in the working folder: that which was
+    trained on this `content` (the hash of the training images, where it is known), else that of the dataset's name.
+    The untrained one, "random", is for every dataset.
 
-    Raises `CheckpointError` that says how to make one, where there is none.
+    Raises `CheckpointError` that says how to make one, where there is none; `source` is what the dataset is called on
+    the command line, where that is a path.
     """
     shipped = shipped_path(name)
     if shipped.is_file() and (name == "random" or read_checkpoint(shipped).dataset == dataset):
         return shipped
     if name == "random":
         raise CheckpointError(f"{shipped}: the untrained network is missing. Install mnistgen again.")
-    network = "cnn" if name == "A" else "resnet"
-    trained = TRAINED / f"{network}-{dataset}" / WEIGHTS
-    if trained.is_file():
-        return trained
+    network = NETWORKS[name]
+    named = TRAINED / f"{network}-{dataset}" / WEIGHTS
+    found = [path for path in (named, *sorted(TRAINED.glob(f"{network}-*/{WEIGHTS}"))) if path.is_file()]
+    for path in found if content else ():
+        try:
+            if read_checkpoint(path).content == content:
+                return path
+        except CheckpointError:  # one that cannot be read is no reason not to find another
+            continue
+    if named.is_file():
+        return named
     raise CheckpointError(
-        f"There is no evaluator {name} for {dataset}: neither in the package nor at {trained}. Make one: "
-        f"mnistgen evaluator train {network} --data {dataset}"
+        f"There is no evaluator {name} for {dataset}: neither in the package nor at {named}. Make one: "
+        f"{train_command(name, source or dataset)}"
     )
+
+
+def train_command(name: str, source: str | Path) -> str:
+    """The command that trains evaluator A or B for a dataset, given by its name or path."""
+    return f"mnistgen evaluator train {NETWORKS[name]} --data {shlex.quote(str(source))}"
 
 
 def evaluator_hash(model: Classifier) -> str:

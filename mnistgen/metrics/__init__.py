@@ -1,21 +1,25 @@
 """The mathematics of the scores, on plain tensors: features in, numbers out.
 
-`frechet` compares two Gaussians, `kernel` two sets by a kernel, `manifold` by the balls around their points;
-`labels` asks whether the digit that was asked for is there, `memorisation` whether the training set was copied.
-Features are (n, d), of any float type or uint8; samples come first, what is real second. The same
-input gives the same number to the last digit; what is drawn at random is drawn by a seed.
+`frechet` compares two Gaussians, `bootstrap` says how surely, `kernel` compares two sets by a kernel, `manifold` by the
+balls around their points; `labels` asks whether the digit that was asked for is there, `memorisation` whether the
+training set was copied. Features are (n, d), of any float type or uint8; samples come first, what is real second. The
+same input gives the same number to the last digit; what is drawn at random is drawn by a seed.
 """
 
+from mnistgen.metrics.bootstrap import GroupSums, Replicates, group_sums, replicate_fid
 from mnistgen.metrics.features import pixels
 from mnistgen.metrics.frechet import (
     ClassDistances,
     Moments,
+    class_distance,
+    class_weights,
     fid,
     fid_infinity,
     frechet_distance,
     moments,
     per_class_fid,
     relative_frechet_distance,
+    weighted_moments,
 )
 from mnistgen.metrics.kernel import KernelDistance, kid
 from mnistgen.metrics.labels import Agreement, Alarm, label_agreement
@@ -36,16 +40,21 @@ __all__ = [
     "Alarm",
     "ClassDistances",
     "CopyingTest",
+    "GroupSums",
     "KernelDistance",
     "ManifoldScores",
     "Memorisation",
     "Moments",
     "Neighbours",
+    "Replicates",
     "authentic",
+    "class_distance",
+    "class_weights",
     "copying_test",
     "fid",
     "fid_infinity",
     "frechet_distance",
+    "group_sums",
     "kid",
     "label_agreement",
     "manifold_scores",
@@ -56,5 +65,7 @@ __all__ = [
     "per_class_fid",
     "pixels",
     "relative_frechet_distance",
+    "replicate_fid",
     "stratified_halves",
+    "weighted_moments",
 ]

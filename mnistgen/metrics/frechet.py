@@ -71,6 +71,39 @@ def moments(features: Tensor, *, name: str = "samples") -> Moments:
     return Moments(mean.cpu(), (centred.T @ centred / (len(features) - 1)).cpu(), len(features))
 
 
+def weighted_moments(features: Tensor, weights: Tensor) -> Moments:
+    """Mean and covariance of (n, d) where image i counts `weights[i]` times, (n,) > 0, in float64.
+
+    The covariance is divided by W - sum w_i^2 / W, W = sum w_i, which is n - 1 where all weigh 1.
+    """
+    x = check_features(features, name="samples", metric="FID", least=2).double()
+    w = weights.to(x.device).double()[:, None]
+    total = w.sum()
+    mean = (w * x).sum(0) / total
+    centred = x - mean
+    return Moments(mean.cpu(), ((w * centred).T @ centred / (total - w.square().sum() / total)).cpu(), len(x))
+
+
+def class_weights(labels: Tensor, reference_labels: Tensor) -> Tensor:
+    """What each of the images with `labels` (n,) counts for its class to have the share that it has among
+    `reference_labels` (m,), (n,) float64; classes that are not among `labels` cannot be weighed, and are left out.
+    """
+    ours, theirs = _class_shares(labels, reference_labels)
+    return (theirs / ours.clamp(min=1e-12)).clamp(min=1e-12)[labels]  # next to nothing for classes of the samples alone
+
+
+def class_distance(labels: Tensor, reference_labels: Tensor) -> float:
+    """The share of images that would have to be of another class for both, (n,) and (m,), to have equal proportions."""
+    ours, theirs = _class_shares(labels, reference_labels)
+    return float((ours - theirs).abs().sum() / 2)
+
+
+def _class_shares(*sets: Tensor) -> list[Tensor]:
+    """The share of each class in each set of labels (n,) int64, (k,) float64 each."""
+    k = max(int(labels.max()) for labels in sets) + 1
+    return [torch.bincount(labels, minlength=k).double() / len(labels) for labels in sets]
+
+
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), by torch-fidelity."""
     if a.mean.shape != b.mean.shape:

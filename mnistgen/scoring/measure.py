@@ -15,6 +15,8 @@ from torch import Tensor
 from mnistgen.data import Dataset
 from mnistgen.errors import DataError, UsageError
 from mnistgen.metrics import (
+    class_distance,
+    class_weights,
     fid_infinity,
     frechet_distance,
     kid,
@@ -26,11 +28,12 @@ from mnistgen.metrics import (
     per_class_fid,
     pixels,
     relative_frechet_distance,
+    weighted_moments,
 )
-from mnistgen.scoring.panel import EARLY, PENULTIMATE, Seen
-from mnistgen.scoring.reference import SUBSET_SEED, Reference, class_counts, draw
+from mnistgen.scoring.panel import EARLY, PENULTIMATE, Seen, View
+from mnistgen.scoring.reference import LEAST, SUBSET_SEED, Reference, class_counts, draw
 
-LEAST = 100  # images; fewer say nothing of a distribution
+JUDGED = (PENULTIMATE, View("B", "penultimate"))  # of the networks that models are ranked by
 FULL = (PENULTIMATE, EARLY)  # the layers in which everything is measured, and not FID alone
 TRAINING_IMAGES = 10_000  # among which memorised ones are looked for
 
@@ -85,6 +88,19 @@ def measure(samples: Seen, reference: Reference, *, seed: int = 0) -> Measured:
         )
         numbers |= {"class_fid.mean": classes.mean, "class_fid.worst": classes.worst}
         result.details["per_class_fid"] = classes.to_dict()
+    with result.part("class proportions"):
+        labels = samples.labels
+        if labels is None:  # what the evaluator sees will do
+            assert samples.probabilities is not None
+            labels = samples.probabilities.argmax(1)
+        weights = class_weights(labels, reference.labels)
+        for view in (view for view in JUDGED if view in samples.features):
+            ours, theirs = weighted_moments(samples.features[view], weights), moments(real.features[view])
+            numbers[f"reweighted_fid.{view}"] = frechet_distance(ours, theirs)
+        result.details["class_proportions"] = {
+            "distance": class_distance(labels, reference.labels),
+            "labels": "as asked" if samples.labels is not None else "as evaluator A sees them",
+        }
     with result.part("FID at infinite n"):
         for view in FULL:
             infinite = fid_infinity(samples.features[view], real.features[view], seed=seed)

@@ -1,12 +1,15 @@
 """The networks that look at images for a score, and what they see."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mnistgen.checkpoint import read_checkpoint
 from mnistgen.errors import CheckpointError, UsageError
 from mnistgen.evaluator import Classifier, evaluator_hash, evaluator_path, extract, load_classifier
 
@@ -54,20 +57,26 @@ class Panel:
 
     networks: Mapping[str, Classifier]
     hashes: Mapping[str, str]
+    content: str = ""  # hash of the dataset that A was trained on, as far as its checkpoint knows
 
     @classmethod
-    def load(cls, dataset: str, *, device: str | torch.device = "cpu") -> "Panel":
+    def load(
+        cls, dataset: str, *, source: str | Path = "", content: str = "", device: str | torch.device = "cpu"
+    ) -> "Panel":
         """The shipped evaluators where they were trained on `dataset`, else those of `mnistgen evaluator train`.
 
-        Raises `CheckpointError` that says how to make A, where there is none.
+        `source` and `content` are as for `evaluator_path`. Raises `CheckpointError` that says how to make A, where
+        there is none.
         """
-        networks: dict[str, Classifier] = {"A": load_classifier(evaluator_path(dataset), device=device)}
+        path = evaluator_path(dataset, source=source, content=content)
+        networks: dict[str, Classifier] = {"A": load_classifier(path, device=device)}
         for name in NETWORKS[1:]:
             try:
-                networks[name] = load_classifier(evaluator_path(dataset, name), device=device)
+                other = evaluator_path(dataset, name, source=source, content=content)
             except CheckpointError:  # the audit is left out, and the protocol says which networks looked
                 continue
-        return cls.of(networks)
+            networks[name] = load_classifier(other, device=device)
+        return dataclasses.replace(cls.of(networks), content=read_checkpoint(path).content)
 
     @classmethod
     def of(cls, networks: Mapping[str, Classifier]) -> "Panel":

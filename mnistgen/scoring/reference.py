@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from safetensors import SafetensorError
@@ -14,14 +14,17 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from mnistgen import integrity
-from mnistgen.data import Dataset, load_data
+from mnistgen.data import ConversionKeywords, Dataset, load_data
+from mnistgen.data.dataset import content_hash
 from mnistgen.data.families import ALIASES, FAMILIES
 from mnistgen.data.sources import slug
 from mnistgen.errors import DataError, UsageError
-from mnistgen.evaluator.weights import FOLDER
+from mnistgen.evaluator.weights import FOLDER, train_command
 from mnistgen.files import atomic_file
+from mnistgen.metrics import stratified_halves
 from mnistgen.scoring.panel import Panel, Seen, View
 
+LEAST = 100  # images; fewer say nothing of a distribution
 SUBSET_SEED = 0  # which test images stand for all where n is smaller; it belongs to the protocol, not to a run
 
 
@@ -89,7 +92,12 @@ def dataset_name(data: str) -> str:
 
 
 def load_reference(
-    panel: Panel, data: str = "mnist", split: str = "test", *, data_dir: Path | str | None = None
+    panel: Panel,
+    data: str = "mnist",
+    split: str = "test",
+    *,
+    data_dir: Path | str | None = None,
+    **how: Unpack[ConversionKeywords],
 ) -> Reference:
     """The features that ship where they are of this panel, else those of the dataset; its images where it is on disk.
 
@@ -98,30 +106,48 @@ def load_reference(
     """
     shipped = read_reference(FOLDER, panel, dataset_name(data), split)
     try:
-        found = load_data(data, split, data_dir=data_dir, download=False)
+        found = load_data(data, split, data_dir=data_dir, download=False, **how)
     except (DataError, UsageError):
         if shipped is None:
             raise
         return shipped
     if shipped is not None and shipped.hash == found.hash:
         return replace(shipped, images=found.images)
-    return of_dataset(panel, found)
+    return of_dataset(panel, found, data)
 
 
-def of_dataset(panel: Panel, data: Dataset) -> Reference:
+def of_dataset(panel: Panel, data: Dataset, source: str | Path = "") -> Reference:
     """The images of a dataset as reference. Raises `UsageError` where its classes are not the evaluator's."""
+    check_classes(panel, data, source)
+    labels = data.require_labels("to hold samples against it")
+    return Reference(data.name, data.split, data.hash, panel.look(data.images, labels), data.images)
+
+
+def check_classes(panel: Panel, data: Dataset, source: str | Path = "") -> None:
+    """Raise `UsageError` where the evaluator knows other classes; `source` is where the dataset comes from."""
     if data.num_classes != panel.num_classes:
         raise UsageError(
             f"{data.name} has {data.num_classes} classes, and the evaluator knows {panel.num_classes}: it is for "
-            f"another dataset. Train one: mnistgen evaluator train cnn --data {data.name}"
+            f"another dataset. Train one: {train_command('A', source or data.name)}"
         )
-    return Reference(
-        data.name,
-        data.split,
-        data.hash,
-        panel.look(data.images, data.require_labels("to hold samples against it")),
-        data.images,
-    )
+
+
+def halves(panel: Panel, images: Tensor, labels: Tensor | None, name: str) -> tuple[Reference, Dataset | None]:
+    """One half of a set of images as reference, and the other half, with the same class counts: (n, 1, 28, 28) uint8,
+    (n,) int64. Without labels, classes are what evaluator A sees. All are the reference, and there is no other half,
+    where that would be fewer than 100.
+    """
+    seen = panel.look(images, labels)
+    digest = content_hash(images, labels)
+    if labels is None:
+        assert seen.probabilities is not None
+        labels = seen.probabilities.argmax(1)
+        seen = replace(seen, labels=labels)
+    first, second = stratified_halves(labels, torch.Generator().manual_seed(SUBSET_SEED))
+    if len(first) < LEAST:
+        return Reference(name, "", digest, seen, images), None
+    other = Dataset(images[second], labels[second], panel.num_classes, name, "other half")
+    return Reference(name, "one half", digest, seen.subset(first), images[first]), other
 
 
 def labels_of_test_set(data: str, *, data_dir: Path | str | None = None) -> Tensor | None:

@@ -1,129 +1,61 @@
 """The score of a source, beside its scale, with the protocol that makes it comparable."""
 
 import importlib.metadata
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from mnistgen.data import Dataset, conversions, load_data
+from mnistgen.data import ConversionKeywords, Dataset, available_splits, conversions, load_data
 from mnistgen.errors import DataError, UsageError
-from mnistgen.evaluator.weights import FOLDER
-from mnistgen.files import atomic_file
+from mnistgen.evaluator.weights import FOLDER, train_command
 from mnistgen.limits import checked_seed
-from mnistgen.model import GenerativeModel
-from mnistgen.sampling import grid
+from mnistgen.metrics import GroupSums, Replicates, group_sums, label_agreement, replicate_fid
 from mnistgen.scoring.classifiers import classification_accuracy_score, two_sample
 from mnistgen.scoring.fidelity import check_inception_weights, inception_fid
-from mnistgen.scoring.measure import TRAINING_IMAGES, Measured, measure, measure_memorisation
-from mnistgen.scoring.panel import PENULTIMATE, Panel
-from mnistgen.scoring.reference import Reference, class_counts, dataset_name, draw, load_reference, read_scales
+from mnistgen.scoring.measure import JUDGED, TRAINING_IMAGES, Measured, measure, measure_memorisation
+from mnistgen.scoring.panel import Panel, Seen
+from mnistgen.scoring.reference import (
+    LEAST,
+    SUBSET_SEED,
+    Reference,
+    check_classes,
+    class_counts,
+    dataset_name,
+    draw,
+    halves,
+    is_named,
+    load_reference,
+    read_scales,
+)
+from mnistgen.scoring.result import FID, Score
 from mnistgen.scoring.scale import FLOOR, floor, real_labels, summary
-from mnistgen.scoring.sources import Drawn, Source, dataset_of, open_source
+from mnistgen.scoring.sources import Drawn, ImageSource, Scorable, Source, dataset_of, open_source
 from mnistgen.training import resolve_device
 
 N = 10_000
-UNLIKE = 0.01  # share of images in other classes than the reference's, from which on it is said
-FID = f"fid.{PENULTIMATE}"
-JUDGES = ("A", "B")  # the evaluators that sources are ranked by
+UNLIKE = 0.01  # share of images in other classes than the reference's, or among it, from which on it is said
+UNSURE = 0.95  # below this agreement or confidence, an evaluator does not know the images it is to compare by
+AGAINST_SEED = 2**31  # of what a model draws to be held against: none that a score is asked for by habit
 COMPUTED = "computed here"  # of features and scales that do not ship
 Progress = Callable[[str, float], None]
-
-
-@dataclass(eq=False)
-class Score:
-    """What a source got. `numbers` are by name, as in `measure`; `scale` has the same names for each of its rows."""
-
-    name: str
-    numbers: dict[str, float]
-    scale: dict[str, dict[str, Any]]  # row -> {"mean": numbers, "spread": numbers, "draws": int}
-    protocol: dict[str, Any]
-    details: dict[str, Any]  # what stands behind the numbers: per class, tables, intervals
-    seconds: dict[str, float]  # by part
-    not_measured: dict[str, str]  # what could not be measured, and why
-    notes: list[str]  # what a reader should know
-    images: Tensor = field(repr=False)  # (n, 1, 28, 28) uint8, what was scored
-    labels: Tensor | None = field(repr=False)
-    strip: Tensor | None = field(repr=False)  # see `measure_memorisation`
-
-    @property
-    def fid(self) -> float:
-        """FID in evaluator A's penultimate features."""
-        return self.numbers[FID]
-
-    @property
-    def floors(self) -> float | None:
-        """The headline: the larger of the multiples of the floor under evaluators A and B; None without a floor.
-
-        A model may have been chosen or stopped by either, which flatters it in that one's eyes. A alone counts where
-        there is no B, as the protocol then says.
-        """
-        return max(self.floors_by.values(), default=None)
-
-    @property
-    def floors_by(self) -> dict[str, float]:
-        """FID in the penultimate features of A and of B, each as a multiple of its floor; empty without a floor."""
-        found = {network: self.times_floor(f"fid.{network}.penultimate") for network in JUDGES}
-        return {network: times for network, times in found.items() if times is not None}
-
-    def times_floor(self, name: str) -> float | None:
-        """A distance as a multiple of what real images get."""
-        value, best = self.numbers.get(name), self.scale.get(FLOOR, {}).get("mean", {}).get(name)
-        return value / best if value is not None and best is not None and best > 0 else None
-
-    @property
-    def protocol_line(self) -> str:
-        """Everything that two numbers must share to be compared, in one line."""
-        p = self.protocol
-        evaluators = " ".join(f"{name} {digest}" for name, digest in p["evaluators"].items())
-        versions = ", ".join(f"{name} {version}" for name, version in p["versions"].items())
-        options = ", ".join(f"{name} {value}" for name, value in p.get("sampling", {}).items())
-        source = f"sampling {options}; " if options else ""
-        if "images_hash" in p:
-            source = f"images {p['images_hash']}; "
-        return (
-            f"evaluators {evaluators}; layers {', '.join(p['layers'])}; n {p['n']} (class counts: {p['class_counts']}) "
-            f"against {p['reference_n']} of {p['reference']} ({p['reference_hash']}, features "
-            f"{p['reference_features']}); scale {p['scale']}; seed {p['seed']}; {source}{versions}"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as numbers and text, for JSON."""
-        return {
-            "name": self.name,
-            "headline": {"floors": self.floors, "by": self.floors_by},
-            "protocol": self.protocol,
-            "numbers": self.numbers,
-            "times_floor": {name: self.times_floor(name) for name in self.numbers if _is_distance(name)},
-            "scale": self.scale,
-            "details": self.details,
-            "not_measured": self.not_measured,
-            "notes": self.notes,
-            "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
-        }
-
-    def picture(self, rows: int = 10, columns: int = 10) -> Tensor:
-        """A grid of what was scored: a row a class where there are labels, else as they come. (H, W) uint8."""
-        if self.labels is None:
-            return grid(self.images[: rows * columns], columns)
-        cells = []
-        for label in self.labels.unique().tolist()[:rows]:
-            some = self.images[self.labels == label][:columns]
-            cells.append(torch.cat([some, torch.zeros(columns - len(some), 1, 28, 28, dtype=torch.uint8)]))
-        return grid(torch.cat(cells), columns)
 
 
 class Scorer:
     """Evaluators, reference and scale of a dataset, loaded once for any number of sources.
 
     `training` are the dataset's training images where they are on disk: memorisation, CAS and a floor that does not
-    ship need them. Raises `CheckpointError` where there is no evaluator for the dataset, and as `load_data` where its
-    reference images are neither shipped nor on disk.
+    ship need them. With `against`, the evaluators are those of `data`, and sources are held against that set of images
+    (anything that `open_source` takes) in place of the dataset; at most 2 `n` of it are taken. Of such a set, of a
+    dataset that is not divided into training and test images, and of a split that is not its test images, one half is
+    the reference and the other gives the floor.
+
+    Raises `CheckpointError` where there is no evaluator for the dataset, and as `load_data` where its reference images
+    are neither shipped nor on disk.
     """
 
     def __init__(
@@ -131,27 +63,105 @@ class Scorer:
         data: str = "mnist",
         *,
         split: str = "test",
+        against: Scorable | None = None,
+        n: int = N,
         device: str | torch.device = "auto",
         data_dir: Path | str | None = None,
         panel: Panel | None = None,
         reference: Reference | None = None,
         training: Dataset | None = None,
+        **how: Unpack[ConversionKeywords],
     ) -> None:
         self.device, self.data_dir = resolve_device(device), data_dir
-        self.panel = panel or Panel.load(dataset_name(data), device=self.device)
-        self.reference = reference or load_reference(self.panel, data, split, data_dir=data_dir)
+        self.notes: list[str] = []  # what a reader of any score should know
+        self.most: int | None = None  # images of a source that are scored, where the reference is no fixed set
+        self.labelled = True  # whether the labels of the reference are its own, and not what evaluator A sees
         self.training, self._no_training = training, "the training images are not given."
-        if training is None and reference is None:
+        self.control, self._no_control = training, ""  # real images other than the reference
+        if against is None and is_named(data):  # what is done to the images that are scored is not done to these
+            how = {}
+        self.panel = panel or self._load_panel(data, how)
+        if against is not None:
+            self._hold_against(data, against, n, how)
+        elif reference is not None:
+            self.reference = reference
+        elif split == "test" and _is_divided(data, data_dir):
+            self.reference = load_reference(self.panel, data, split, data_dir=data_dir, **how)
             try:
-                self.training = load_data(data, "train", data_dir=data_dir, download=False)
-            except (DataError, UsageError) as error:  # not on disk, damaged, or not divided
+                self.training = load_data(data, "train", data_dir=data_dir, download=False, **how)
+            except (DataError, UsageError) as error:  # not on disk, or damaged
                 self._no_training = f"it needs the training images. {error}"
+            self.control = self.training
+        else:
+            self._hold_against_half(data, split, n, how)
+        self._sums: dict[int, dict[str, GroupSums]] = {}
         self.scales, self._scales_hash = read_scales(FOLDER, self.panel, self.reference)
         self._shipped_scales = set(self.scales)
 
+    def _load_panel(self, data: str, how: ConversionKeywords) -> Panel:
+        """The evaluators of a dataset; those of a dataset of one's own are found by its name, or by its content."""
+        content = ""
+        if not is_named(data):
+            with suppress(DataError, UsageError):  # no path: the name alone will do, or it is said what there is
+                content = load_data(data, "train", data_dir=self.data_dir, download=False, **how).hash
+        panel = Panel.load(dataset_name(data), source=data, content=content, device=self.device)
+        if content and panel.content not in ("", content):
+            self.notes.append(
+                f"Evaluator A was trained on other images that are called {dataset_name(data)}, too; to train one on "
+                f"these: {train_command('A', data)} --overwrite"
+            )
+        return panel
+
+    def _hold_against_half(self, data: str, split: str, n: int, how: ConversionKeywords) -> None:
+        """Hold samples against one half of a dataset without test images, or of a split that has training images."""
+        split = "all" if split == "test" else split
+        found = load_data(data, split, data_dir=self.data_dir, **how)
+        check_classes(self.panel, found, data)
+        self._halve(ImageSource(found.name, found.images, found.labels), n, split)
+        self.notes.append(
+            f"{found.name} {split} has images that models and evaluators are trained on, so samples look better than "
+            "they are. One half of these is the reference, and the other gives the floor."
+        )
+        self._no_training = f"it needs test images that nothing was trained on; {found.name} {split} is not divided."
+
+    def _hold_against(self, data: str, against: Scorable, n: int, how: ConversionKeywords) -> None:
+        """Hold samples against any set of images."""
+        source = open_source(against, device=self.device, data_dir=self.data_dir, **how)
+        source.check(self.panel.num_classes)
+        self._halve(source, n, "")
+        self._no_training = "it needs the training images of what made these."
+        kind = dataset_name(data)
+        self.notes.append(
+            f"Both sides are seen by the evaluators of {kind}: a distance means something where both are images of "
+            f"that kind, and 0 means that these networks see no difference, not that there is none."
+        )
+        assert self.reference.seen.probabilities is not None
+        agreement = label_agreement(self.reference.seen.probabilities, self.reference.labels)
+        known = agreement.share if self.labelled and agreement.share is not None else agreement.mean_confidence
+        if known < UNSURE:
+            what = "agreement with its labels" if self.labelled else "mean confidence"
+            self.notes.append(
+                f"{source.name} may be of another kind than {kind}: evaluator A's {what} is {known:.1%}, so these "
+                "distances say little."
+            )
+
+    def _halve(self, source: Source, n: int, split: str) -> None:
+        """Take at most 2 n images of a source: one half as reference, the other for the floor."""
+        own = source.labels if isinstance(source, ImageSource) else None
+        like = torch.arange(self.panel.num_classes) if own is None else own
+        drawn = source.draw(2 * n, like, seed=AGAINST_SEED)
+        self.labelled = drawn.labels is not None
+        self.reference, self.control = halves(self.panel, drawn.images, drawn.labels, f"{source.name} {split}".strip())
+        self.most = len(self.reference)
+        if self.control is None:
+            self._no_control = (
+                f"it is of one half of what samples are held against and the other, at least {LEAST} images each, and "
+                f"{source.name} has {len(drawn.images)}."
+            )
+
     def score(
         self,
-        source: "str | Path | GenerativeModel | Dataset | tuple[Tensor, Tensor | None] | Source",
+        source: Scorable,
         *,
         n: int = N,
         seed: int = 0,
@@ -178,7 +188,8 @@ class Scorer:
         if two_sample_test or cas or inception:  # not after minutes of other work
             self._real_images(1)
         if two_sample_test or cas:
-            self._training_images(1, seed)
+            self._control_images(1, seed)
+        n = n if self.most is None else min(n, self.most)
         drawn = source.draw(
             n, self.reference.labels, seed=seed, progress=lambda done: say(f"drawing {source.name}", 0.5 * done)
         )
@@ -188,6 +199,13 @@ class Scorer:
         seconds = {"drawing": drawn.seconds, "features": time.perf_counter() - start}
         say("distances", 0.6)
         result = measure(seen, self.reference, seed=seed)
+        replicates: dict[str, Replicates] = {}
+        with result.part("intervals"):
+            replicates = self._replicates(seen)
+            result.details["bootstrap"] = {
+                name: {"standard_error": found.standard_error, "interval_95": found.interval(result.numbers[name])}
+                for name, found in replicates.items()
+            }
 
         say("memorisation", 0.8)
         labels = drawn.labels
@@ -224,15 +242,32 @@ class Scorer:
             details=result.details,
             seconds=seconds | result.seconds,
             not_measured=result.not_measured,
-            notes=self._notes(drawn, result),
+            notes=self._notes(source, drawn, result, scale),
             images=drawn.images,
             labels=drawn.labels,
             strip=strip,
+            replicates=replicates,
         )
+
+    def _replicates(self, seen: Seen) -> dict[str, Replicates]:
+        """The bootstrap of FID under each evaluator that ranks, by the name of the number."""
+        n = len(seen)
+        reference = self.reference.take(n)
+        if n not in self._sums:
+            self._sums[n] = {
+                f"fid.{view}": group_sums(reference.seen.features[view], reference.labels, seed=SUBSET_SEED)
+                for view in JUDGED
+                if view in seen.features
+            }
+        ours = {f"fid.{view}": seen.features[view] for view in JUDGED if view in seen.features}
+        return {
+            name: replicate_fid(group_sums(features, seen.labels, seed=SUBSET_SEED), self._sums[n][name])
+            for name, features in ours.items()
+        }
 
     def _two_sample(self, result: Measured, images: Tensor, seed: int, say: Progress) -> None:
         real = self._real_images(len(images))
-        control = self._training_images(len(images), seed)
+        control = self._control_images(len(images), seed)
         test = two_sample(
             images, real, control.images, seed=seed, device=self.device, progress=_within(say, "two-sample test")
         )
@@ -250,7 +285,7 @@ class Scorer:
         k = self.panel.num_classes
         samples = Dataset(drawn.images, drawn.labels, k, "samples", "all")
         test = Dataset(self._real_images(len(self.reference)), self.reference.labels, k, self.reference.name, "test")
-        real = self._training_images(len(drawn.images), seed)
+        real = self._control_images(len(drawn.images), seed)
         found = classification_accuracy_score(
             samples, real, test, seed=seed, device=self.device, progress=_within(say, "CAS")
         )
@@ -263,23 +298,30 @@ class Scorer:
             raise DataError(f"The images of {self.reference.name} are not on disk.")
         return images
 
-    def _training_images(self, n: int, seed: int) -> Dataset:
-        if self.training is None:
-            raise DataError(self._no_training)
-        counts = class_counts(self.reference.labels, min(n, len(self.training)))
-        return self.training.subset(draw(self.training.y, counts, seed=seed))
+    def _control_images(self, n: int, seed: int) -> Dataset:
+        """Real images other than the reference's, with its class counts."""
+        if self.control is None:
+            raise DataError(self._no_control or self._no_training)
+        counts = class_counts(self.reference.labels, min(n, len(self.control)))
+        return self.control.subset(draw(self.control.y, counts, seed=seed))
 
     def _scale(self, n: int, result: Measured) -> dict[str, dict[str, Any]]:
         """The scale that ships, else the floor alone, from one draw of training images; empty without those."""
         if n not in self.scales:
             self.scales[n] = {}
-            if self.training is not None:
+            if self.control is not None:
                 with result.part("floor"):
-                    best = floor(self.panel, self.reference, self.training, n).numbers
-                    self.scales[n] = {FLOOR: summary([best | real_labels(self.panel, self.reference)])}
+                    best = floor(self.panel, self.reference, self.control, n).numbers
+                    if self.labelled:
+                        best |= real_labels(self.panel, self.reference)
+                    else:  # what evaluator A sees agrees with what it sees
+                        del best["label_agreement"]
+                    self.scales[n] = {FLOOR: summary([best])}
         if not self.scales[n]:
             there = ", ".join(str(n) for n, rows in sorted(self.scales.items()) if rows) or "no number of"
-            result.not_measured.setdefault("floor", f"it ships for {there} images; {self._no_training}")
+            result.not_measured.setdefault(
+                "floor", self._no_control or f"it ships for {there} images; {self._no_training}"
+            )
         return self.scales[n]
 
     def _protocol(self, drawn: Drawn, seed: int) -> dict[str, Any]:
@@ -289,7 +331,7 @@ class Scorer:
             "layers": [str(view) for view in self.panel.views],
             "n": n,
             "class_counts": drawn.counts,
-            "reference": f"{self.reference.name} {self.reference.split}",
+            "reference": f"{self.reference.name} {self.reference.split}".strip(),
             "reference_hash": self.reference.hash,
             "reference_features": self.reference.features_hash or COMPUTED,
             "reference_n": min(n, len(self.reference)),
@@ -299,30 +341,78 @@ class Scorer:
             "versions": {name: importlib.metadata.version(name) for name in ("mnistgen", "torch", "torch-fidelity")},
         }
 
-    def _notes(self, drawn: Drawn, result: Measured) -> list[str]:
+    def _notes(self, source: Source, drawn: Drawn, result: Measured, scale: dict[str, dict[str, Any]]) -> list[str]:
         notes = [alarm["text"] for alarm in result.details.get("labels", {}).get("alarms", [])]
         if len(drawn.images) > len(self.reference):
             notes.append(
                 f"{len(drawn.images)} images stand against {len(self.reference)} real ones; score "
                 f"{len(self.reference)} to compare with others."
             )
-        if drawn.labels is not None:
-            ours = torch.bincount(drawn.labels, minlength=self.panel.num_classes) / len(drawn.labels)
-            real = torch.bincount(self.reference.labels, minlength=self.panel.num_classes) / len(self.reference)
-            away = float((ours - real).abs().sum() / 2)
-            if away > UNLIKE:
-                notes.append(
-                    f"Class counts are not the reference's ({away:.1%} of the images would have to be of another "
-                    "class), which every distance sees; a checkpoint is asked for the reference's counts."
-                )
-        return notes
+        best = scale.get(FLOOR, {}).get("mean", {})
+        notes += [*self._same_images(source, drawn), *_proportions(result, best), *_below_zero(result, best)]
+        return notes + self.notes
+
+    def _same_images(self, source: Source, drawn: Drawn) -> list[str]:
+        """Whether images are compared with themselves."""
+        real = [self.reference.images]
+        if self.most is not None and self.control is not None:  # both halves of one set
+            real.append(self.control.images)
+        there = {image.numpy().tobytes() for images in real if images is not None for image in images.cpu()}
+        share = sum(image.numpy().tobytes() in there for image in drawn.images) / len(drawn.images)
+        if isinstance(source, ImageSource) and source.hash == self.reference.hash:  # though it may not be on disk
+            share = 1.0
+        if share < UNLIKE:
+            return []
+        return [
+            f"{share:.1%} of these images are, pixel for pixel, among those that they are held against: they are "
+            "compared with themselves, and distances are too small."
+        ]
+
+
+def _proportions(result: Measured, best: dict[str, float]) -> list[str]:
+    """How much of a distance is class proportions."""
+    away = result.details.get("class_proportions", {}).get("distance", 0.0)
+    if away <= UNLIKE:
+        return []
+
+    def said(name: str) -> str:
+        value, floor = result.numbers[name], best.get(FID)
+        return f"{value:.4g} ({value / floor:.1f} floors)" if floor else f"{value:.4g}"
+
+    return [
+        f"Class counts are not the reference's: {away:.1%} of the images would have to be of another class. FID is "
+        f"{said(FID)}, and {said(f'reweighted_{FID}')} with the classes weighed as in the reference. A checkpoint is "
+        "asked for the reference's counts."
+    ]
+
+
+def _below_zero(result: Measured, best: dict[str, float]) -> list[str]:
+    """Why distances that are 0 for independent draws are below it."""
+    names = {"KID": "kid.A.penultimate", "FID at infinite n": "fid_infinity.A.penultimate"}
+    below = [what for what, name in names.items() if min(result.numbers.get(name, 0.0), best.get(name, 0.0)) < 0]
+    if not below:
+        return []
+    return [
+        f"{' and '.join(below)}: 0 is what two independent draws get. Sets with equal class counts are more alike than "
+        "that, the more so the fewer images, so real images may be below 0: compare with theirs and not with 0."
+    ]
+
+
+def _is_divided(data: str, data_dir: Path | str | None) -> bool:
+    """Whether a dataset has test images of its own; what cannot be read says so where it is read."""
+    try:
+        return is_named(data) or "test" in available_splits(data, data_dir=data_dir)
+    except (DataError, UsageError):
+        return True
 
 
 def score(
-    source: "str | Path | GenerativeModel | Dataset | tuple[Tensor, Tensor | None] | Source",
+    source: Scorable,
     *,
     data: str | None = None,
     split: str = "test",
+    against: Scorable | None = None,
+    n: int = N,
     device: str | torch.device = "auto",
     data_dir: Path | str | None = None,
     **options: Any,
@@ -330,31 +420,18 @@ def score(
     """Score one source: a checkpoint (name, folder, file), images on disk, "mnist:train", a model, or tensors
     ((n, 1, 28, 28) uint8, (n,) int64 or None).
 
-    `data` is the dataset to hold it against, by default that which a checkpoint was trained on, else MNIST. The rest is
-    for `Scorer.score`; a `Scorer` scores several sources without loading everything again.
+    `data` is the dataset to hold it against, by default that which a checkpoint was trained on, else MNIST. With
+    `against`, another such source takes its place, and `data` names the evaluators that see both (see `Scorer`). The
+    rest is for `Scorer.score`; a `Scorer` scores several sources without loading everything again.
     """
     opened = {key: options.pop(key) for key in ("name", "batch_size", "knobs") if key in options}
-    found = open_source(source, device=resolve_device(device), data_dir=data_dir, **conversions(options), **opened)
-    scorer = Scorer(data or dataset_of([found]), split=split, device=device, data_dir=data_dir)
-    return scorer.score(found, **options)
-
-
-def write_json(path: Path, scores: list[Score]) -> None:
-    """Write everything of several scores, best first."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps([score.to_dict() for score in ranked(scores)], indent=2) + "\n", "utf-8")
-
-
-def ranked(scores: list[Score]) -> list[Score]:
-    """Best first, by the headline (see `Score.floors`); by FID under A where one of them has no floor."""
-    floors = {id(score): score.floors for score in scores}
-    if None in floors.values():
-        return sorted(scores, key=lambda score: score.fid)
-    return sorted(scores, key=lambda score: floors[id(score)] or 0.0)
-
-
-def _is_distance(name: str) -> bool:
-    return name.split(".")[0] in ("fid", "relative_fid", "class_fid")
+    how, where = conversions(options), resolve_device(device)
+    found = open_source(source, device=where, data_dir=data_dir, **how, **opened)
+    if against is not None:
+        against = open_source(against, device=where, data_dir=data_dir, **how)
+    named = data or dataset_of([found, *([] if against is None else [against])], by_name=against is not None)
+    scorer = Scorer(named, split=split, against=against, n=n, device=device, data_dir=data_dir, **how)
+    return scorer.score(found, n=n, **options)
 
 
 def _within(say: Progress, part: str) -> Callable[[str, float], None]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, load, read_checkpoint
-from mnistgen.data import ConversionKeywords, Dataset, load_data, load_images
+from mnistgen.data import DIGITS, ConversionKeywords, Dataset, load_data, load_images
 from mnistgen.data.dataset import content_hash
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
 from mnistgen.model import GenerativeModel
@@ -144,6 +144,10 @@ class ImageSource(Source):
         return Drawn(self.images[indices], labels, counts, time.perf_counter() - start)
 
 
+# Whatever holds or draws images; see `open_source`.
+Scorable = str | Path | GenerativeModel | Dataset | tuple[Tensor, Tensor | None] | Source
+
+
 def sampling_options(model: GenerativeModel) -> dict[str, Any]:
     """The options that a model's `sample` has, in its order, with their defaults."""
     return {
@@ -154,7 +158,7 @@ def sampling_options(model: GenerativeModel) -> dict[str, Any]:
 
 
 def open_source(
-    source: "str | Path | GenerativeModel | Dataset | tuple[Tensor, Tensor | None] | Source",
+    source: Scorable,
     *,
     name: str = "",
     device: str | torch.device = "cpu",
@@ -206,15 +210,15 @@ def open_source(
     return ModelSource(name or called or "checkpoint", model, read_checkpoint(path), batch_size, dict(knobs or {}))
 
 
-def dataset_of(sources: Sequence[Source]) -> str:
-    """The dataset to hold these against: that which they are of, else MNIST.
+def dataset_of(sources: Sequence[Source], *, by_name: bool = False) -> str:
+    """The dataset to hold these against: that which they are of, else MNIST, for which `digits` stand.
 
-    Raises `UsageError` where they are of several, or of one that has no name to find it by.
+    Raises `UsageError` where they are of several; and, unless the name will do, of one that cannot be found by it.
     """
-    found = sorted({source.dataset for source in sources if source.dataset})
+    found = sorted({"mnist" if source.dataset == DIGITS else source.dataset for source in sources if source.dataset})
     if len(found) > 1:
         raise UsageError(f"These are of several datasets ({', '.join(found)}); name one with --data, or score apart.")
-    if found and not is_named(found[0]):
+    if found and not by_name and not is_named(found[0]):
         raise UsageError(f"These are of {found[0]}, a dataset of your own: name its path with --data.")
     return found[0] if found else "mnist"
 

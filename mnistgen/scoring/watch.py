@@ -5,6 +5,7 @@ A loss does not say that a GAN draws nothing but ones. 1,000 samples of the same
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ from torch import Tensor
 from mnistgen.data import Dataset
 from mnistgen.errors import UsageError
 from mnistgen.evaluator import Classifier, evaluator_path, extract, load_classifier
+from mnistgen.evaluator.weights import train_command
 from mnistgen.metrics import manifold_scores
 from mnistgen.metrics.labels import MISSING
 from mnistgen.model import GenerativeModel
 from mnistgen.sampling import grid, sample
-from mnistgen.scoring.measure import LEAST
-from mnistgen.scoring.reference import SUBSET_SEED, draw
+from mnistgen.scoring.reference import LEAST, SUBSET_SEED, draw
 
 N = 1000  # samples at a look, and at most as many real images beside them
 AUDITOR = "B"
@@ -46,7 +47,8 @@ class Look:
 class Watch:
     """Looks at a model's samples beside real images, of which up to 1,000 are taken, equally many of each class.
 
-    Samples are asked for of `classes`, by default those that have real images.
+    Samples are asked for of `classes`, by default those that have real images. `source` is what the dataset is called
+    on the command line, where that is not its name.
 
     Raises `CheckpointError` where the dataset has no audit evaluator (see `evaluator_path`), and `UsageError` where
     the evaluator knows other classes or there are fewer than 100 real images.
@@ -57,18 +59,19 @@ class Watch:
         real: Dataset,
         *,
         classes: Sequence[int] = (),
+        source: str | Path = "",
         device: str | torch.device = "cpu",
         evaluator: Classifier | None = None,
         n: int = N,
     ) -> None:
         if real.labels is None:
             raise UsageError(f"{real.name} has no labels, so there is no evaluator that knows its classes.")
-        self.evaluator = evaluator or load_classifier(evaluator_path(real.name, AUDITOR), device=device)
+        self.evaluator = evaluator or load_classifier(evaluator_path(real.name, AUDITOR, source=source), device=device)
         k = self.evaluator.num_classes
         if real.num_classes != k:
             raise UsageError(
                 f"{real.name} has {real.num_classes} classes, and the audit evaluator knows {k}: it is for another "
-                f"dataset. Train one: mnistgen evaluator train resnet --data {real.name}"
+                f"dataset. Train one: {train_command(AUDITOR, source or real.name)}"
             )
         if len(real) < LEAST:
             raise UsageError(f"{real.name}: {len(real)} real images are too few to hold samples against; {LEAST} do.")
