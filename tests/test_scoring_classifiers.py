@@ -62,7 +62,7 @@ class Spy:
 
     trained: list[Dataset]
 
-    def train(self, what: str, data: Dataset, recipe: dict[str, Any], *rest: object) -> Classifier:
+    def train(self, what: str, model: Classifier, data: Dataset, *rest: object) -> Classifier:
         self.trained.append(data)
         return build_classifier("logistic", data.num_classes)
 
@@ -91,11 +91,12 @@ def test_a_haze_is_told_from_black_and_the_binarised_view_is_blind_to_it() -> No
     assert result.as_is.accuracy > 0.95
     assert result.as_is.interval[0] > 0.9
     for alike in (result.as_is.control_accuracy, result.binarised.accuracy, result.binarised.control_accuracy):
-        assert 0.34 < alike < 0.66  # four standard deviations of 160 throws of a coin
-    assert result.as_is.n == result.binarised.n == 160
+        assert 0.25 < alike < 0.75  # four standard deviations of 64 throws of a coin
+    assert result.as_is.n == result.binarised.n == 64
+    assert result.as_is.n_train == 256
     without = two_sample(clean, real, control, steps=40)
     assert without.binarised == result.binarised
-    assert 0.34 < without.as_is.accuracy < 0.66
+    assert 0.25 < without.as_is.accuracy < 0.75
 
 
 def test_another_shape_is_told_in_both_views() -> None:
@@ -105,23 +106,24 @@ def test_another_shape_is_told_in_both_views() -> None:
     result = two_sample(wide, real, control, steps=25)
     for view in (result.as_is, result.binarised):
         assert view.accuracy > 0.9
-        assert 0.3 < view.control_accuracy < 0.7
+        assert 0.21 < view.control_accuracy < 0.79
 
 
 def test_what_is_trained_on_is_not_held_out(spy: tuple[list[Dataset], list[Dataset]]) -> None:
     trained, held_out = spy
     sides = {"samples": numbered(150, 0), "real": numbered(131, 1000), "control": numbered(200, 2000)}
     result = two_sample(**sides, seed=3)
-    assert result.as_is.n == result.binarised.n == 130
+    assert (result.as_is.n, result.as_is.n_train) == (result.binarised.n, result.binarised.n_train) == (52, 210)
     firsts = [0, 2000]
     for test, (training, rest) in enumerate(zip(trained[:2], held_out[:2], strict=True)):
         for data in (training, rest):
-            assert data.labels.tolist() == [0] * 65 + [1] * 65
-            assert {n // 1000 for n in numbers(data.images[:65])} == {firsts[test] // 1000}
-            assert {n // 1000 for n in numbers(data.images[65:])} == {1}
-        assert len(set(numbers(training.images)) | set(numbers(rest.images))) == 260
-    assert numbers(trained[0].images[65:]) == numbers(trained[1].images[65:])  # the same real images both times
-    assert numbers(trained[0].images[:65]) != sorted(numbers(trained[0].images[:65]))
+            half = len(data) // 2
+            assert data.labels.tolist() == [0] * half + [1] * half
+            assert {n // 1000 for n in numbers(data.images[:half])} == {firsts[test] // 1000}
+            assert {n // 1000 for n in numbers(data.images[half:])} == {1}
+        assert len(set(numbers(training.images)) | set(numbers(rest.images))) == 262
+    assert numbers(trained[0].images[105:]) == numbers(trained[1].images[105:])  # the same real images both times
+    assert numbers(trained[0].images[:105]) != sorted(numbers(trained[0].images[:105]))
     for plain, binarised in zip(trained[:2] + held_out[:2], trained[2:] + held_out[2:], strict=True):
         assert torch.equal(binarise(plain.images), binarised.images)
 
@@ -129,7 +131,7 @@ def test_what_is_trained_on_is_not_held_out(spy: tuple[list[Dataset], list[Datas
 def test_a_network_that_cannot_tell_scores_one_half(
     spy: tuple[list[Dataset], list[Dataset]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def always_real(what: str, data: Dataset, *rest: object) -> Classifier:
+    def always_real(what: str, model: Classifier, data: Dataset, *rest: object) -> Classifier:
         model = build_classifier("logistic", 2)
         with torch.no_grad():
             model.head.weight.zero_()  # type: ignore[operator, union-attr]
@@ -139,7 +141,7 @@ def test_a_network_that_cannot_tell_scores_one_half(
     monkeypatch.setattr(classifiers, "_train", always_real)
     result = two_sample(squares(100, 0), squares(107, 1), squares(110, 2))
     assert result.as_is.accuracy == result.as_is.control_accuracy == 0.5
-    assert result.as_is.interval == wilson_interval(50, 100)
+    assert result.as_is.interval == wilson_interval(20, 40)
 
 
 def test_the_control_does_not_hang_on_the_samples(spy: tuple[list[Dataset], list[Dataset]]) -> None:
@@ -274,10 +276,17 @@ def test_the_length_of_training_is_fixed_and_reported() -> None:
 
 def test_the_recipe_says_every_field_and_distorts_nothing() -> None:
     """Else a change of the evaluators' recipe would move the scores."""
-    for recipe in (classifiers.RECIPE, classifiers.TWO_SAMPLE_RECIPE):
-        config = build_classifier("cnn", **recipe).config
-        assert set(recipe) == {field.name for field in dataclasses.fields(config)} - {"epochs"}
-        assert {config.rotation, config.zoom, config.shear, config.translation, config.elastic} == {0.0}
+    config = build_classifier("cnn", **classifiers.RECIPE).config
+    assert set(classifiers.RECIPE) == {field.name for field in dataclasses.fields(config)} - {"epochs"}
+    assert {config.rotation, config.zoom, config.shear, config.translation, config.elastic} == {0.0}
+
+
+def test_grey_levels_are_categories() -> None:
+    """That strokes have odd levels and real ones even ones is seen, though no eye would."""
+    real, control, samples = (squares(150, seed) // 2 * 2 for seed in (1, 2, 3))
+    result = two_sample(torch.where(samples > 0, samples + 1, samples), real, control, steps=40)
+    assert result.as_is.accuracy > 0.9
+    assert result.binarised.accuracy < 0.8
 
 
 @pytest.mark.parametrize("side", ["samples", "real", "control"])
