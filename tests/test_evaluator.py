@@ -411,7 +411,11 @@ def test_train_and_test(folder: Path, capsys: pytest.CaptureFixture[str], monkey
     assert numbers["accuracy"] > 0.9
     assert numbers["n"] == 80
     assert Path("report/confusion.png").stat().st_size > 1000
-    assert command("test lenet --data blobs.npz --split all --quiet", capsys).startswith("lenet ")
+    advice = command("train logistic --data blobs.npz --steps 2 --quiet", capsys).split(
+        "python -m mnistgen evaluator "
+    )[1]
+    assert "trained on these images" in command(advice.splitlines()[0], capsys)  # what is advised works as it is
+    assert command("test lenet --data blobs.npz --quiet", capsys).startswith("lenet ")
     with pytest.raises(UsageError, match="holds a checkpoint already"):
         command("train lenet --data blobs.npz --steps 3 --quiet", capsys)
     assert "finished already" in command("train lenet --data blobs.npz --resume --quiet", capsys)
@@ -431,8 +435,9 @@ def test_mistakes_are_drawn(folder: Path, capsys: pytest.CaptureFixture[str], mo
     [
         ("tran lenet", UsageError, "Did you mean 'train'"),
         ("train lenett", UsageError, "Did you mean 'lenet'"),
-        ("test mlp --data blobs.npz --split all", CheckpointError, "evaluator train mlp"),
-        ("test --data blobs.npz --split all", CheckpointError, "no evaluator A for blobs"),
+        ("test mlp --data blobs.npz --split all", CheckpointError, "evaluator train mlp --data blobs.npz"),
+        ("test --out -", UsageError, "not to standard output"),
+        ("test --data blobs.npz --split all", CheckpointError, "evaluator train cnn --data blobs.npz$"),
         ("test nowhere --data blobs.npz --split all", CheckpointError, "no checkpoint"),
         ("train mlp --data blobs.npz --resume --out nothing", CheckpointError, "holds no run to resume"),
     ],

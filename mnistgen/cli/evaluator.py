@@ -16,7 +16,7 @@ from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.run_folder import LOG
 from mnistgen.cli.training import Files, Outcome, TrainOptions, train
 from mnistgen.console import duration, notes, out, show
-from mnistgen.data import DIGITS, Dataset, load_data
+from mnistgen.data import DIGITS, Dataset, available_splits, load_data
 from mnistgen.errors import CheckpointError, UsageError, suggestion
 from mnistgen.evaluator import (
     CLASSIFIERS,
@@ -59,12 +59,17 @@ class TestOptions(Reading):
     Default: the evaluator that scores images of this dataset."""
     data: str = "mnist"
     """Dataset name (see `mnistgen data --help`) or a path: IDX, CSV, NPZ, or a folder of images by class."""
-    split: str = "test"
-    """Which part of the dataset."""
+    split: str = ""
+    """Which part of the dataset; default: test, or all of what is not divided."""
     out: Path | None = None
     """Folder of the pictures and numbers; default: samples/evaluator-NAME-DATASET."""
     quiet: bool = False
     """No pictures in the terminal."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out == Path("-"):
+            raise UsageError("--out -: pictures and numbers go to a folder, not to standard output. Give its path.")
 
 
 TRAIN_EXAMPLES = """
@@ -168,10 +173,12 @@ class _ClassifierFiles(Files):
 
 def _test(arguments: list[str], prog: str) -> int:
     options = parse(TestOptions, arguments, prog=prog, examples=TEST_EXAMPLES)
-    data = load_data(options.data, options.split, data_dir=options.data_dir, **options.how)
+    divided = "test" in available_splits(options.data, data_dir=options.data_dir)
+    split = options.split or ("test" if divided else "all")
+    data = load_data(options.data, split, data_dir=options.data_dir, **options.how)
     notes(data.notes)
-    name, path = _classifier(options.source, data)
-    model, trained_on = load_classifier(path), read_checkpoint(path).dataset
+    name, path = _classifier(options.source, data, options.data)
+    model, about = load_classifier(path), read_checkpoint(path)
     model.to(resolve_device(options.device))
     start = time.perf_counter()
     result = evaluate(model, data)
@@ -192,8 +199,10 @@ def _test(arguments: list[str], prog: str) -> int:
 
     console = out()
     console.print(subject, markup=False)
-    if trained_on != data.name:
-        console.print(f"note: it was trained on {trained_on or 'an unnamed dataset'}", markup=False)
+    if about.dataset != data.name:
+        console.print(f"note: it was trained on {about.dataset or 'an unnamed dataset'}", markup=False)
+    elif data.hash in (about.content, about.dataset_hash):
+        console.print("note: it was trained on these images, so it does better on them than on others", markup=False)
     console.print(f"accuracy           {_percent(result)}, {len(result.misclassified)} errors", markup=False)
     console.print(f"calibration error  {result.calibration_error:.4f}", markup=False)
     console.print(f"speed              {len(data) / seconds:,.0f} images/s", markup=False)
@@ -207,11 +216,11 @@ def _test(arguments: list[str], prog: str) -> int:
     return 0
 
 
-def _classifier(source: str, data: Dataset) -> tuple[str, Path]:
+def _classifier(source: str, data: Dataset, called: str) -> tuple[str, Path]:
     """The name and the file of the evaluator for this dataset, of a shipped one, of a classifier trained on this
-    dataset, or of a checkpoint."""
+    dataset, or of a checkpoint; `called` is the dataset as it was asked for, by its name or path."""
     if not source:
-        return "A", evaluator_path(data.name)
+        return "A", evaluator_path(data.name, source=called, content=data.hash)
     if source in SHIPPED:
         return source, shipped_path(source)
     if source in CLASSIFIERS and not Path(source).exists():
@@ -219,7 +228,7 @@ def _classifier(source: str, data: Dataset) -> tuple[str, Path]:
         if not path.is_file():
             raise CheckpointError(
                 f"{path}: there is no {source} for {data.name} yet. Train it: "
-                f"mnistgen evaluator train {source}{'' if data.name == 'mnist' else f' --data {data.name}'}"
+                f"mnistgen evaluator train {source}{'' if data.name == 'mnist' else f' --data {shlex.quote(called)}'}"
             )
         return source, path
     path = find(source)
