@@ -235,7 +235,10 @@ def fit(
     batch = config.batch_size
     total = steps
     if steps is None and budget is None:
-        total = math.ceil((config.epochs if epochs is None else epochs) * len(data) / batch)
+        epochs = config.epochs if epochs is None else epochs
+        if not math.isfinite(epochs * len(data)):
+            raise UsageError(f"epochs is {epochs}; it must be smaller.")
+        total = math.ceil(epochs * len(data) / batch)
     every = validate_every or max(1, round(len(data) / batch))
     share = _Share.of(batch)
     # What the network makes of the images comes on top, so that this is the least.

@@ -33,6 +33,7 @@ from mnistgen.model import BaseConfig, Trainable
 from mnistgen.report import read_log
 from mnistgen.training import Step, fit
 
+LARGEST = 10**12  # steps and seconds that a flag may say
 WINDOW = 50  # steps, at most, that a mean of the losses is over
 
 
@@ -91,8 +92,8 @@ class TrainOptions(Reading):
     def require(self, name: str, *, least: int) -> None:
         """Raise `UsageError` where the flag of this field has a number that is smaller, or not finite."""
         value = getattr(self, name)
-        if value is not None and not (least <= value < math.inf):
-            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be {_at_least(least)}.")
+        if value is not None and not least <= value <= LARGEST:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be from {least} to {LARGEST}.")
 
 
 class Outcome(NamedTuple):
@@ -124,7 +125,8 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
                 options, config = _resumed(kind, name, cls, flags, prog, path)
                 state = load_state(path / STATE)
             data = data if (options.data, options.how) == source else None
-            folder.require_own(kind.picture_names(folder, options))
+            if rank == 0:  # for the others the folder is not as it was when they looked
+                folder.require_own(kind.picture_names(folder, options))
         else:
             folder.require_free(kind.picture_names(folder, options), overwrite=options.overwrite)
         if data is None:
@@ -558,10 +560,6 @@ def _interrupts() -> Iterator[list[int]]:
             signal.signal(each, handler)
 
 
-def _at_least(least: int) -> str:
-    return f"a finite number of at least {least}" if least else "a finite number, zero or more"
-
-
 def parse_duration(text: str) -> float:
     """`90s`, `5m`, `1h30m` or plain seconds, in seconds."""
     match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
@@ -570,6 +568,6 @@ def parse_duration(text: str) -> float:
         if match
         else 0
     )
-    if total <= 0:
+    if not 0 < total < math.inf:
         raise UsageError(f"--budget {text!r} is no length of time; write 90s, 5m or 1h30m.")
     return total
