@@ -163,7 +163,7 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
                 raise ContractError("Training ended before its first step.")
             _complete(files, state, validation, held)
             return 0
-        if last.stopped:
+        if interrupted:  # in the last step, perhaps: --resume draws the pictures, too
             again = shlex.join([*prog.split(), "--resume", *(["--out", str(options.out)] if options.out else [])])
             print(f"interrupted at step {last.number}; continue with: {again}{_where(options)}")
             return 130
