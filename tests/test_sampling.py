@@ -393,3 +393,22 @@ def test_what_a_plugin_draws_is_held_to_the_contract(found, message: str) -> Non
 
     with pytest.raises((ContractError, PluginError), match=message):
         sample(Broken(TinyConfig(), 4), [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("sample_path", lambda model: sample_path(model, [0, 1])),
+        ("sample", lambda model: same_noise(model, [0, 1], rows=1)),
+        ("decode", lambda model: interpolate(model, 0, 1, steps=2, rows=1)),
+        ("inpaint", lambda model: inpaint(model, torch.zeros(2, 1, 28, 28), [0, 1], region("left"))),
+        ("vary", lambda model: vary(model, torch.zeros(2, 1, 28, 28), [0, 1])),
+    ],
+)
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_ability_is_held_to_the_contract(method: str, call, fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = (lambda *_, **__: 1 / 0) if fails else (lambda *_, **__: [None] if method == "sample_path" else None)
+    monkeypatch.setattr(Walker, method, wrong)
+    message = rf"{method}\(\) of Walker fails: ZeroDivisionError" if fails else rf"Walker.{method}\(\) returns None"
+    with pytest.raises((ContractError, PluginError), match=message):
+        call(Walker(TinyConfig(), 4))

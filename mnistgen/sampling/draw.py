@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,15 +51,27 @@ def sample_batches(
 
     def draw(indices: range) -> Tensor:
         noise = Noise(seed, range(first + indices.start, first + indices.stop), device)
-        with told("sample()", type(model)), torch.no_grad(), Eval(model):
+        with asked(model, "sample"):
             return model.sample(y[indices.start : indices.stop].to(device), noise=noise, **knobs)
 
     require_room(min(batch_size, len(y)), device, lambda n: draw(range(n)))
     for start in range(0, len(y), batch_size):
         indices = range(start, min(start + batch_size, len(y)))
         images = draw(indices)
-        check_images(images, len(indices), f"{type(model).__name__}.sample()")
-        yield to_uint8(images).cpu()
+        yield pixels(images, len(indices), model, "sample")
+
+
+@contextmanager
+def asked(model: GenerativeModel, method: str) -> Iterator[None]:
+    """Inside, the model is in eval mode and without gradients; an error of its own says where in it `method` failed."""
+    with told(f"{method}()", type(model)), torch.no_grad(), Eval(model):
+        yield
+
+
+def pixels(images: Tensor, n: int, model: GenerativeModel, method: str) -> Tensor:
+    """What `method` gave as uint8 on the CPU. Raises `ContractError` where it is not n images."""
+    check_images(images, n, f"{type(model).__name__}.{method}()")
+    return to_uint8(images).cpu()
 
 
 class Eval:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mnistgen.data import to_uint8
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel, HasEditing, Noise
-from mnistgen.sampling.draw import Eval, device_of, labels_of, require_images
+from mnistgen.sampling.draw import asked, device_of, labels_of, pixels, require_images
 
 REGIONS = ("left", "right", "top", "bottom", "centre")
 
@@ -37,8 +36,9 @@ def inpaint(
     require_images(images, y)
     x = images.to(device)
     known = ~mask.to(device).expand(x.shape)
-    with torch.no_grad(), Eval(model):
-        return to_uint8(editor.inpaint(x, known, y.to(device), noise=Noise(seed, range(len(y)), device))).cpu()
+    with asked(model, "inpaint"):
+        drawn = editor.inpaint(x, known, y.to(device), noise=Noise(seed, range(len(y)), device))
+    return pixels(drawn, len(y), model, "inpaint")
 
 
 def vary(
@@ -54,8 +54,9 @@ def vary(
     editor, y, device = editor_of(model), labels_of(model, labels), device_of(model)
     require_images(images, y)
     noise = Noise(seed, range(len(y)), device)
-    with torch.no_grad(), Eval(model):
-        return to_uint8(editor.vary(images.to(device), y.to(device), noise=noise, strength=strength)).cpu()
+    with asked(model, "vary"):
+        drawn = editor.vary(images.to(device), y.to(device), noise=noise, strength=strength)
+    return pixels(drawn, len(y), model, "vary")
 
 
 def editor_of(model: GenerativeModel) -> HasEditing:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mnistgen.data import to_uint8
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel, HasDecoder, HasLatents, Noise
-from mnistgen.sampling.draw import BATCH, Eval, device_of, labels_of, require_images
+from mnistgen.sampling.draw import BATCH, asked, device_of, labels_of, pixels, require_images
 
 
 def interpolate(
@@ -162,15 +162,15 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def _encode(model: GenerativeModel, coder: HasLatents, x: Tensor, y: Tensor) -> Tensor:
     require_images(x, y)
     device, y = device_of(model), labels_of(model, y)
-    with torch.no_grad(), Eval(model):
+    with asked(model, "encode"):
         batches = zip(x.split(BATCH), y.split(BATCH), strict=True)
         return torch.cat([coder.encode(xs.to(device), ys.to(device)) for xs, ys in batches])
 
 
 def _decode(model: GenerativeModel, decoder: HasDecoder, z: Tensor, y: Tensor) -> Tensor:
-    with torch.no_grad(), Eval(model):
+    with asked(model, "decode"):
         batches = zip(z.split(BATCH), y.to(z.device).split(BATCH), strict=True)
-        return torch.cat([to_uint8(decoder.decode(zs, ys)).cpu() for zs, ys in batches])
+        return torch.cat([pixels(decoder.decode(zs, ys), len(zs), model, "decode") for zs, ys in batches])
 
 
 def _walk(model: GenerativeModel, decoder: HasDecoder, z: Tensor, y: Tensor, steps: int) -> Tensor:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mnistgen.contract import told
 from mnistgen.errors import ContractError, UsageError
 from mnistgen.model import GenerativeModel, HasLikelihood, Noise
-from mnistgen.sampling.draw import BATCH, Eval, device_of, labels_of, require_images
+from mnistgen.sampling.draw import BATCH, asked, device_of, labels_of, require_images
 
 
 def log_likelihood(
@@ -35,7 +34,7 @@ def log_likelihood(
     exact = copy.deepcopy(model).to(dtype) if dtype is torch.float64 else model
     takes_noise = "noise" in inspect.signature(model.log_prob).parameters
     parts = [torch.empty(0, dtype=torch.float64)]
-    with told("log_prob()", type(model)), torch.no_grad(), Eval(exact), torch.random.fork_rng():
+    with asked(exact, "log_prob"), torch.random.fork_rng():
         torch.manual_seed(seed)
         for rows in torch.arange(len(y)).split(batch_size):
             noise = {"noise": Noise(seed, rows.tolist(), device)} if takes_noise else {}

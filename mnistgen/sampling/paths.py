@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnistgen.data import to_uint8
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel, HasPath, Noise
-from mnistgen.sampling.draw import BATCH, Eval, device_of, labels_of, require_finite, sample
+from mnistgen.sampling.draw import BATCH, asked, device_of, labels_of, pixels, require_finite, sample
 
 
 def sample_path(
@@ -25,9 +24,9 @@ def sample_path(
         raise UsageError(f"{type(model).__name__} draws an image at once, so there is no path from noise to it.")
     require_finite(knobs)
     y, device = labels_of(model, labels), device_of(model)
-    with torch.no_grad(), Eval(model):
+    with asked(model, "sample_path"):
         path = model.sample_path(y.to(device), noise=Noise(seed, range(len(y)), device), **knobs)
-        steps = [to_uint8(images).cpu() for images in path]
+        steps = [pixels(images, len(y), model, "sample_path") for images in path]
     if frames and frames < len(steps):
         places = torch.linspace(0, len(steps) - 1, frames).round().long() if frames > 1 else [len(steps) - 1]
         steps = [steps[place] for place in places]
@@ -65,8 +64,8 @@ def same_noise(
     y, device = labels_of(model, labels), device_of(model)
     require_finite(knobs)
     images = []
-    with torch.no_grad(), Eval(model):
+    with asked(model, "sample"):
         for row in range(rows):
             noise = Noise(seed, list(repeat(row, len(y))), device)
-            images.append(to_uint8(model.sample(y.to(device), noise=noise, **knobs)).cpu())
+            images.append(pixels(model.sample(y.to(device), noise=noise, **knobs), len(y), model, "sample"))
     return torch.cat(images)
