@@ -1,5 +1,6 @@
 """Models in a file of one's own, and the files that `mnistgen new` writes."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -32,8 +33,9 @@ class {name}(GenerativeModel):
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No file is known before a test, and networks this small are slower on several threads."""
+    """No file is known before a test, no clock runs, and networks this small are slower on several threads."""
     monkeypatch.setattr(registry, "_FILES", {})
+    monkeypatch.setattr("mnistgen.testing.QUICK_SECONDS", math.inf)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

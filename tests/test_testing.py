@@ -707,6 +707,7 @@ def test_all_that_a_class_lacks_is_told_at_once() -> None:
 
 
 def test_a_quick_check_does_not_train_and_tells_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnistgen.testing.QUICK_SECONDS", 600)
     outcomes = [outcome.rule for outcome in check_rules(Coder, quick=True)]
     assert "overfits 64 images" not in outcomes
     assert len(outcomes) == len(rules_of(Coder)) - 2
