@@ -153,6 +153,18 @@ READ = {
             f, np.column_stack([x.reshape(len(x), -1), y]), ",".join(f"pixel{k}" for k in range(1, 785)) + ",class"
         )
     ),
+    "a-table-of-emnist": Read(
+        lambda f, x, y: (
+            csv(f, np.column_stack([y, x.transpose(0, 2, 1).reshape(len(x), -1)])).rename(f / EMNIST),
+            f / EMNIST,
+        )[1],
+        "turned upright, because the files of EMNIST digits hold images on their side",
+    ),
+    "semicolons": Read(
+        lambda f, x, y: write(
+            f / "d.csv", csv(f, np.column_stack([y, x.reshape(len(x), -1)])).read_text().replace(",", ";")
+        )
+    ),
     "unlabelled-table": Read(
         lambda f, x, y: csv(f, x.reshape(len(x), -1), ",".join(PIXELS)), "there is no column of labels", labelled=False
     ),
@@ -168,6 +180,7 @@ READ = {
     "hub": Read(lambda f, x, y: hub(f / "hub.parquet", x, y)),
     "hub-of-lists": Read(lambda f, x, y: hub(f / "hub.parquet", x, y, lists=True)),
 }
+EMNIST = "emnist-digits-train.csv"
 PIXELS = [f"pixel{k}" for k in range(784)]
 
 
@@ -220,6 +233,10 @@ REFUSED: dict[str, tuple[Callable[[Path, Array, Array], Path], str]] = {
             f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 47040016\n",
         ),
         "is a Git LFS pointer, which stands for a file of 47,040,016 bytes .*git lfs pull",
+    ),
+    "lines-of-pandas": (
+        lambda f, x, y: csv(f, np.column_stack([y * 0, y, x.reshape(len(x), -1)]), ",label," + ",".join(PIXELS)),
+        "the first column has no name.*index=False",
     ),
     "pointer-called-csv": (
         lambda f, x, y: write(f / "d.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),

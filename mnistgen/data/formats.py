@@ -200,9 +200,22 @@ class Csv(Source):
 
     def read(self, split: str, how: Conversion, download: bool) -> Dataset:  # noqa: ARG002
         table = read_csv(self.path, how.resize)
-        labels = None if table.labels is None else checked_labels(table.labels, str(self.path))
         images, notes = to_images(table.pixels, str(self.path), how)
-        return _dataset(images, labels, self, split, (*table.notes, *notes))
+        notes = (*table.notes, *notes)
+        if table.labels is None:
+            return _dataset(images, None, self, split, notes)
+        family = _family_of_table(self.path)
+        if family is None:
+            return _dataset(images, checked_labels(table.labels, str(self.path)), self, split, notes)
+        images = images.transpose(2, 3).contiguous()
+        labels = checked_labels(table.labels, str(self.path), len(family.class_names), family.first_label)
+        notes += (f"{self.path}: turned upright, because the files of {family.title} hold images on their side.",)
+        return Dataset(images, labels, len(family.class_names), self.name, split, family.class_names, notes)
+
+
+def _family_of_table(path: Path) -> Family | None:
+    """The tables of EMNIST, emnist-letters-train.csv and so on, hold the images as its other files do."""
+    return FAMILIES.get(re.sub(r"[-_](train|test)\.csv$", "", path.name.lower())) if "emnist" in path.name else None
 
 
 @dataclass(frozen=True)

@@ -100,10 +100,15 @@ def _columns(path: Path, first: bytes, resize: bool) -> tuple[Columns, bool]:
         return _without_header(path, len(fields), delimiter, resize), False
     names = [field.lower() for field in fields]
     label = next((names.index(name) for name in LABEL_NAMES if name in names), None)
-    pixels = [index for index in range(len(names)) if index != label]
+    if names[0] in ("", "unnamed: 0"):
+        raise DataError(
+            f"{path}, line 1: the first column has no name, as that of the line numbers that pandas writes; write the "
+            "table with index=False, or remove the column."
+        )
+    pixels = [place for place in range(len(names)) if place != label]
     note = ""
     if label is None:
-        if not all(re.fullmatch(r"(pixel|px?)?\d+(x\d+)?", name) for name in names):
+        if not all(re.fullmatch(r"(pixel|px?)?\d+(x\d+)?", names[place]) for place in pixels):
             raise DataError(
                 f"{path}, line 1: the column 'label' is missing; the columns begin with "
                 f"{', '.join(fields[:3])[:60]!r}. The layout is label,pixel0,...,pixel783."
