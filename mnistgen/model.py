@@ -4,8 +4,8 @@ A model is a module with a frozen dataclass of hyperparameters and two methods: 
 quantities to minimise in the order the paper minimises them, and `sample`, from labels to images. Training,
 checkpoints, sampling, scores and the command line follow from those. `Trainable` is the part that training needs
 (a classifier is one too); `GenerativeModel` adds sampling. What only some models can do (`HasLikelihood`,
-`HasDecoder`, `HasLatents`, `HasPath`, `HasEditing`) is an abstract class of its own, never a method that may or may
-not be there.
+`HasDecoder`, `HasLatents`, `HasReconstruction`, `HasPath`, `HasEditing`) is an abstract class of its own, never a
+method that may or may not be there.
 """
 
 from __future__ import annotations
@@ -247,6 +247,14 @@ def normal_like(x: Tensor, noise: Noise | None) -> Tensor:
     return torch.randn_like(x) if noise is None else noise.normal(*x.shape[1:]).to(x)
 
 
+class HasReconstruction(ABC):
+    """A model that makes an image again, of what it keeps of it."""
+
+    @abstractmethod
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        """What is left of each image, (b, 1, 28, 28) in [-1, 1] -> the same."""
+
+
 class HasDecoder(ABC):
     """A model whose image is a function of a code of a known shape, standard normal where images are drawn."""
 
@@ -260,8 +268,12 @@ class HasDecoder(ABC):
         """
 
 
-class HasLatents(HasDecoder):
+class HasLatents(HasDecoder, HasReconstruction):
     """A model with a code for each image, approximately standard normal, that can be decoded again."""
+
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        """The image of each image's code."""
+        return self.decode(self.encode(x, y), y)
 
     @abstractmethod
     def encode(self, x: Tensor, y: Tensor) -> Tensor:

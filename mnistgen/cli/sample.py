@@ -8,10 +8,13 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+import docstring_parser
+from torch import Tensor
+
 from mnistgen.checkpoint import WEIGHTS, find, load, read_checkpoint
 from mnistgen.cli.arguments import parse
 from mnistgen.cli.sample_bulk import write_bulk
-from mnistgen.cli.sample_pictures import SampleOptions, draw_picture
+from mnistgen.cli.sample_pictures import SampleOptions, draw_picture, rendered
 from mnistgen.console import out, show
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel
@@ -67,23 +70,31 @@ def run(arguments: list[str], prog: str) -> int:
         raise UsageError(
             f"--out {options.out}: a picture is a .png{moves}; for data in a folder or an .npz give --count."
         )
-    frames, kind = draw_picture(model, about, options, knobs, moving=moving)
-    target = options.out or home / f"{kind}.png"
+    picture = draw_picture(model, about, options, knobs, moving=moving)
+    target = options.out or home / f"{picture.name}.png"
+    frames = rendered(picture, options)
     if moving:
-        save_gif(target, frames, provenance, scale=options.scale)
+        save_gif(target, frames, provenance)
     else:
-        save_png(target, frames[0], provenance, scale=options.scale)
+        save_png(target, frames[0], provenance | {"Grid": _place(picture.frames[0], frames[0], options.scale)})
     if not options.quiet:
-        show(frames[-1])
+        show(picture.frames[-1])
     out().print(f"picture: {target}", markup=False)
     return 0
+
+
+def _place(grid: Tensor, page: Tensor, scale: int) -> str:
+    """Where the images are in a picture with captions: left, top, right and bottom, in pixels."""
+    (height, width), (bottom, right) = grid.shape, page.shape
+    return f"{right - scale * width} {bottom - scale * height} {right} {bottom}"
 
 
 def _parse(model: GenerativeModel, arguments: list[str], prog: str) -> tuple[SampleOptions, dict[str, Any]]:
     """The host's flags, and the model's own sampling knobs: the keyword-only parameters of its `sample`."""
     parameters = inspect.signature(model.sample, eval_str=True).parameters.values()
+    words = knob_help(type(model))
     knobs = [
-        (p.name, p.annotation, field(default=p.default, metadata={}))
+        (p.name, p.annotation, field(default=p.default, metadata={"help": words.get(p.name)}))
         for p in parameters
         if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
     ]
@@ -94,3 +105,13 @@ def _parse(model: GenerativeModel, arguments: list[str], prog: str) -> tuple[Sam
     together.__doc__ = SampleOptions.__doc__
     options: Any = parse(together, arguments, prog=prog, examples=EXAMPLES)
     return options, {name: getattr(options, name) for name, *_ in knobs}
+
+
+def knob_help(cls: type[GenerativeModel]) -> dict[str, str]:
+    """What the docstring of `sample` says of each knob ("Args:" and the like); a subclass need not say it again."""
+    words: dict[str, str] = {}
+    for base in cls.__mro__:
+        text = getattr(vars(base).get("sample"), "__doc__", None)
+        for parameter in docstring_parser.parse(inspect.cleandoc(text)).params if text else ():
+            words.setdefault(parameter.arg_name, " ".join((parameter.description or "").split()))
+    return words

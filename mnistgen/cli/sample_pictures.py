@@ -1,6 +1,8 @@
 """The pictures that `mnistgen sample` draws, and its flags."""
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,18 +18,22 @@ from mnistgen.console import Display, notes
 from mnistgen.data import Dataset, load_data, to_float
 from mnistgen.data.families import FAMILIES
 from mnistgen.errors import UsageError, shortened
-from mnistgen.model import GenerativeModel
+from mnistgen.model import IMAGE_SHAPE, GenerativeModel
 from mnistgen.sampling import (
     BATCH,
+    captioned,
     coder_of,
     editor_of,
+    evenly,
     grid,
     inpaint,
     interpolate,
     interpolate_images,
     manifold,
     reconstructions,
+    reconstructor_of,
     region,
+    require_pixels,
     same_noise,
     sample_batches,
     sample_path,
@@ -91,6 +97,8 @@ class SampleOptions(Reading):
     """The dataset whose images are taken; default: that which the checkpoint was trained on, else mnist."""
     split: str = "test"
     """Which part of that dataset."""
+    plain: bool = False
+    """No words beside and above the images of a picture."""
     scale: int = 2
     """Screen pixels for each pixel of a picture."""
     batch_size: int = BATCH
@@ -136,6 +144,9 @@ class Picture(NamedTuple):
 
     frames: list[Tensor]  # (H, W) uint8, one, or those of a GIF
     name: str
+    rows: Sequence[str] = ()  # captions, left of each row
+    columns: Sequence[str] = ()  # above each column
+    titles: Sequence[str] = ()  # above each frame
 
 
 def draw_picture(
@@ -144,35 +155,60 @@ def draw_picture(
     """The picture that the options ask for; `moving`: as frames, where there are any."""
     seed = options.seed
     digits, in_a_row = digits_of(options.digits, model.num_classes)
+    least = options.count or len(digits) * (options.per_digit or 1)  # images, at least
+    require_pixels(least * math.prod(IMAGE_SHAPE), options.scale)
+    named = [model.class_names[digit] if model.class_names else str(digit) for digit in digits]
     if options.path:
-        return _path(model, digits, in_a_row, options, knobs, moving)
+        return _path(model, digits, named, in_a_row, options, knobs, moving)
     if options.interpolate is not None:
-        start, end = options.interpolate
-        return _still(interpolate(model, start, end, seed=seed), 10, f"interpolate-{start}-{end}-seed{seed}")
+        return _interpolate(model, options.interpolate, seed)
     if options.between:
         return _between(model, about, options)
     if options.reconstruct:
-        return _reconstruct(model, about, options, digits)
+        return _reconstruct(model, about, options, digits)._replace(columns=named)
     if options.inpaint is not None:
-        return _inpaint(model, about, options, digits, options.inpaint)
+        return _inpaint(model, about, options, digits, options.inpaint)._replace(columns=named)
     if options.vary:
-        return _vary(model, about, options, digits)
+        return _vary(model, about, options, digits)._replace(columns=named)
     if options.manifold:
         return Picture([grid(manifold(model, digits[0]), 20, padding=0)], f"manifold-{digits[0]}")
+    values = [f"{value:+.1f}" if value else "0" for value in torch.linspace(-3, 3, 11).round(decimals=1).tolist()]
     if options.coordinate is not None:
         images = traverse_coordinate(model, options.coordinate, digits, seed=seed)
-        return _still(images, 11, f"traverse-coordinate-{options.coordinate}-seed{seed}")
+        title = f"coordinate {options.coordinate} of the code, in standard deviations"
+        return _still(images, f"traverse-coordinate-{options.coordinate}-seed{seed}", named, values, title)
     if options.traverse:
-        return _still(traverse(model, digits[0], seed=seed), 11, f"traverse-{digits[0]}-seed{seed}")
+        images = traverse(model, digits[0], seed=seed)
+        rows = [f"z{number}" for number in range(len(images) // len(values))]
+        title = f"each coordinate of the code of a {named[0]}, in standard deviations"
+        return _still(images, f"traverse-{digits[0]}-seed{seed}", rows, values, title)
     if options.sweep:
-        knob, values = _values(options.sweep, knobs)
-        images = sweep(model, digits, knob, values, seed=seed, batch_size=options.batch_size, **knobs)
-        return _still(images, len(values), f"sweep-{knob}-seed{seed}")
+        knob, settings = _values(options.sweep, knobs)
+        images = sweep(model, digits, knob, settings, seed=seed, batch_size=options.batch_size, **knobs)
+        return _still(images, f"sweep-{knob}-seed{seed}", named, [f"{setting}" for setting in settings], knob)
     if options.same_noise:
         images = same_noise(model, digits, rows=options.per_digit or 8, seed=seed, **knobs)
-        return _still(images, len(digits), f"same-noise-seed{seed}")
+        rows = [f"noise {row}" for row in range(options.per_digit or 8)]
+        return _still(images, f"same-noise-seed{seed}", rows, named)
     labels, columns = _rows(digits, in_a_row, options)
-    return _still(draw(model, labels, options, knobs), columns, f"grid-seed{seed}")
+    images = draw(model, labels, options, knobs)
+    by_class = options.count is None and not in_a_row and bool(model.class_names)
+    return Picture([grid(images, columns)], f"grid-seed{seed}", _words(named) if by_class else [])
+
+
+def rendered(picture: Picture, options: SampleOptions) -> list[Tensor]:
+    """The frames as they are saved: scaled, and with their captions."""
+    titles = picture.titles or [""] * len(picture.frames)
+    return [
+        captioned(
+            frame,
+            [] if options.plain else picture.rows,
+            [] if options.plain else picture.columns,
+            title="" if options.plain else title,
+            scale=options.scale,
+        )
+        for frame, title in zip(picture.frames, titles, strict=True)
+    ]
 
 
 def draw(model: GenerativeModel, labels: Tensor, options: SampleOptions, knobs: dict[str, Any]) -> Tensor:
@@ -214,8 +250,24 @@ def digits_of(text: str, num_classes: int) -> tuple[list[int], bool]:
     return digits, in_a_row
 
 
-def _still(images: Tensor, columns: int, name: str) -> Picture:
-    return Picture([grid(images, columns)], name)
+def _still(images: Tensor, name: str, rows: list[str], columns: list[str], title: str = "") -> Picture:
+    return Picture([grid(images, len(columns))], name, rows, columns, [title])
+
+
+def _words(named: list[str]) -> list[str]:
+    """The names of classes, but for those that are mere numbers, which a picture of digits shows itself."""
+    return [] if all(name.isdecimal() for name in named) else named
+
+
+def _interpolate(model: GenerativeModel, ends: tuple[int, int], seed: int) -> Picture:
+    """Eight rows from one class to the other."""
+    start, end = ends
+    images = interpolate(model, start, end, seed=seed)
+    return _still(images, f"interpolate-{start}-{end}-seed{seed}", [], _percent(10), f"from {start} to {end}")
+
+
+def _percent(steps: int) -> list[str]:
+    return [f"{share:.0%}" for share in torch.linspace(0, 1, steps).tolist()]
 
 
 def _rows(digits: list[int], in_a_row: bool, options: SampleOptions) -> tuple[Tensor, int]:
@@ -231,6 +283,7 @@ def _rows(digits: list[int], in_a_row: bool, options: SampleOptions) -> tuple[Te
 def _path(
     model: GenerativeModel,
     digits: list[int],
+    named: list[str],
     in_a_row: bool,
     options: SampleOptions,
     knobs: dict[str, Any],
@@ -238,13 +291,20 @@ def _path(
 ) -> Picture:
     """A strip of moments for each image, or a grid for each moment."""
     name = f"path-seed{options.seed}"
+    labels, columns = torch.tensor(digits).repeat_interleave(options.per_digit or 1), 0
     if moving:
         labels, columns = _rows(digits, in_a_row, options)
-        steps = sample_path(model, labels, seed=options.seed, **knobs)
-        return Picture([grid(images, columns) for images in steps], name)
-    labels = torch.tensor(digits).repeat_interleave(options.per_digit or 1)
-    steps = sample_path(model, labels, seed=options.seed, frames=COLUMNS, **knobs)
-    return _still(rearrange(steps, "s n ... -> (n s) ..."), len(steps), name)
+    steps = sample_path(model, labels, seed=options.seed, **knobs)
+    if len(steps) < 2:
+        more = "; --steps 8 takes more" if "steps" in knobs else ""
+        raise UsageError(f"{type(model).__name__} goes from noise to image in one step, so there is no path{more}.")
+    if moving:
+        titles = [f"step {step} of {len(steps)}" for step in range(1, len(steps) + 1)]
+        return Picture([grid(images, columns) for images in steps], name, titles=titles)
+    places = evenly(len(steps), COLUMNS)
+    rows = [word for word in named for _ in range(options.per_digit or 1)]
+    images = rearrange(steps[places], "s n ... -> (n s) ...")
+    return _still(images, name, rows, [str(place + 1) for place in places], f"after each step, of {len(steps)}")
 
 
 def _values(given: tuple[str, ...], knobs: dict[str, Any]) -> tuple[str, list[Any]]:
@@ -273,16 +333,19 @@ def _between(model: GenerativeModel, about: Checkpoint, options: SampleOptions) 
     pairs = torch.tensor(options.between)
     images = interpolate_images(model, to_float(data.images[pairs]), data.y[pairs])
     places = "-".join(str(place) for pair in options.between for place in pair)
-    return _still(images, 12, f"between-{data.name}-{data.split}-{places}")
+    rows = [f"{first} to {second}" for first, second in options.between]
+    columns = ["image", *_percent(10), "image"]
+    return _still(images, f"between-{data.name}-{data.split}-{places}", rows, columns)
 
 
 def _reconstruct(model: GenerativeModel, about: Checkpoint, options: SampleOptions, digits: list[int]) -> Picture:
     """Rows of one image of each class, each above the row of their reconstructions."""
-    coder_of(model)  # before anything is downloaded
+    reconstructor_of(model)  # before anything is downloaded
     data = _originals(model, about, options)
     order = _first(data, digits, options.per_digit or 4)
     images = reconstructions(model, to_float(data.images[order]), data.y[order], columns=len(digits))
-    return _still(images, len(digits), f"reconstructions-{data.name}-{data.split}")
+    rows = ["image", "reconstruction"] * (len(order) // len(digits))
+    return Picture([grid(images, len(digits))], f"reconstructions-{data.name}-{data.split}", rows)
 
 
 def _inpaint(
@@ -297,7 +360,8 @@ def _inpaint(
         model, to_float(originals).repeat(rows, 1, 1, 1), labels.repeat(rows), mask, seed=options.seed
     )  # fmt: skip
     images = torch.cat([originals, originals.masked_fill(mask, MASKED), again])
-    return _still(images, len(digits), f"inpaint-{part}-{data.name}-{data.split}-seed{options.seed}")
+    name = f"inpaint-{part}-{data.name}-{data.split}-seed{options.seed}"
+    return Picture([grid(images, len(digits))], name, ["image", "masked", *["inpainted"] * rows])
 
 
 def _vary(model: GenerativeModel, about: Checkpoint, options: SampleOptions, digits: list[int]) -> Picture:
@@ -310,7 +374,8 @@ def _vary(model: GenerativeModel, about: Checkpoint, options: SampleOptions, dig
     for strength in options.vary:
         x = to_float(originals).repeat(rows, 1, 1, 1)
         images.append(vary(model, x, labels.repeat(rows), strength=strength, seed=options.seed))
-    return _still(torch.cat(images), len(digits), f"vary-{data.name}-{data.split}-seed{options.seed}")
+    words = ["image", *(f"strength {strength:g}" for strength in options.vary for _ in range(rows))]
+    return Picture([grid(torch.cat(images), len(digits))], f"vary-{data.name}-{data.split}-seed{options.seed}", words)
 
 
 def _originals(model: GenerativeModel, about: Checkpoint, options: SampleOptions) -> Dataset:

@@ -20,7 +20,7 @@ from mnistgen.console import duration, out, show
 from mnistgen.contract import told
 from mnistgen.data import Dataset, to_float
 from mnistgen.errors import CheckpointError, UsageError
-from mnistgen.model import BaseConfig, GenerativeModel, HasLatents, Trainable
+from mnistgen.model import BaseConfig, GenerativeModel, HasReconstruction, Trainable
 from mnistgen.report import curves
 from mnistgen.sampling import grid, reconstructions, sample, save_gif, save_png
 from mnistgen.scoring.reference import LEAST
@@ -125,7 +125,7 @@ class _GeneratorFiles(Files):
             "grid.png": lambda path: save_png(path, self._grid, about, scale=2),
             "curves.png": lambda path: curves(self.folder.path / LOG, path, title),
         }
-        if isinstance(self._model, HasLatents) and validation is not None:
+        if isinstance(self._model, HasReconstruction) and validation is not None:
             drawings["reconstructions.png"] = lambda path: self._reconstruct(validation, path, about)
         if len(self.folder.frames()) > 1:
             drawings["training.gif"] = lambda path: self._animate(path, about)
@@ -172,7 +172,7 @@ class _GeneratorFiles(Files):
         return grid(sample(self._model, classes.repeat_interleave(10), seed=self.options.seed), 10)
 
     def _reconstruct(self, validation: Dataset, path: Path, about: Mapping[str, str]) -> None:
-        assert isinstance(self._model, HasLatents)
+        assert isinstance(self._model, HasReconstruction)
         columns = min(10, len(validation))
         count = min(40, len(validation) // columns * columns)
         x, y = to_float(validation.images[:count].cpu()), validation.y[:count]

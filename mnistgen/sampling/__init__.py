@@ -10,20 +10,23 @@ from mnistgen.sampling.latents import (
     manifold,
     reconstruct,
     reconstructions,
+    reconstructor_of,
     slerp,
     traverse,
     traverse_coordinate,
 )
 from mnistgen.sampling.likelihood import log_likelihood
-from mnistgen.sampling.paths import same_noise, sample_path, sweep
-from mnistgen.sampling.pictures import grid, save_gif, save_png
+from mnistgen.sampling.paths import evenly, same_noise, sample_path, sweep
+from mnistgen.sampling.pictures import captioned, grid, require_pixels, save_gif, save_png
 
 __all__ = [
     "BATCH",
     "REGIONS",
+    "captioned",
     "coder_of",
     "decoder_of",
     "editor_of",
+    "evenly",
     "grid",
     "inpaint",
     "interpolate",
@@ -32,7 +35,9 @@ __all__ = [
     "manifold",
     "reconstruct",
     "reconstructions",
+    "reconstructor_of",
     "region",
+    "require_pixels",
     "same_noise",
     "sample",
     "sample_batches",

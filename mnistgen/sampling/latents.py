@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mnistgen.data import to_uint8
 from mnistgen.errors import UsageError
-from mnistgen.model import GenerativeModel, HasDecoder, HasLatents, Noise
+from mnistgen.model import IMAGE_SHAPE, GenerativeModel, HasDecoder, HasLatents, HasReconstruction, Noise
 from mnistgen.sampling.draw import BATCH, asked, device_of, labels_of, pixels, require_images
 
 
@@ -53,9 +53,11 @@ def traverse(
     """Vary one coordinate of a code at a time: (rows * steps, 1, 28, 28) uint8, one row a coordinate.
 
     Row j sets coordinate j of one random code to `steps` values from -span to span standard deviations; at most
-    the first `coordinates` are shown. Raises `UsageError` for a model without latents.
+    the first `coordinates` are shown. Raises `UsageError` for a model without latents, or whose code is an image of
+    noise.
     """
     decoder = decoder_of(model)
+    require_coordinates(decoder)
     y = labels_of(model, [label])
     base = Noise(seed, [0], device_of(model)).normal(*decoder.latent_shape).flatten()
     rows = min(coordinates, base.numel())
@@ -77,9 +79,11 @@ def traverse_coordinate(
     """Vary one coordinate, counted from 0, for each class: (len(labels) * steps, 1, 28, 28) uint8, one row a label.
 
     Every row sets that coordinate of the code of `traverse` to the same values, so that rows differ by the class
-    alone. Raises `UsageError` for a coordinate that there is not, and for a model without latents.
+    alone. Raises `UsageError` for a coordinate that there is not, and for a model without latents, or whose code is an
+    image of noise.
     """
     decoder = decoder_of(model)
+    require_coordinates(decoder)
     y = labels_of(model, labels)
     z = Noise(seed, [0], device_of(model)).normal(*decoder.latent_shape).flatten().repeat(steps, 1)
     if not 0 <= coordinate < z.shape[1]:
@@ -110,16 +114,23 @@ def manifold(model: GenerativeModel, label: int, *, steps: int = 20) -> Tensor:
 
 
 def reconstruct(model: GenerativeModel, images: Tensor, labels: Tensor) -> Tensor:
-    """`decode(encode(images))`: (n, 1, 28, 28) float in [-1, 1] -> uint8. `UsageError` without latents."""
-    coder = coder_of(model)
-    return _decode(model, coder, _encode(model, coder, images, labels), labels)
+    """What the model makes of each image by its code: (n, 1, 28, 28) float in [-1, 1] -> uint8.
+
+    Raises `UsageError` for a model that cannot.
+    """
+    maker, device, y = reconstructor_of(model), device_of(model), labels_of(model, labels)
+    require_images(images, y)
+    with asked(model, "reconstruct"):
+        batches = zip(images.split(BATCH), y.split(BATCH), strict=True)
+        made = (maker.reconstruct(xs.to(device), ys.to(device)) for xs, ys in batches)
+        return torch.cat([pixels(x, len(x), model, "reconstruct") for x in made])
 
 
 def reconstructions(model: GenerativeModel, images: Tensor, labels: Tensor, *, columns: int = 10) -> Tensor:
     """Rows of `columns` originals, each above the row of their reconstructions: (2 * rows * columns, 1, 28, 28) uint8.
 
     `images`: (n, 1, 28, 28) float in [-1, 1]; `labels`: (n,). What is missing of the last row is black. Raises
-    `UsageError` for a model without latents.
+    `UsageError` for a model that cannot.
     """
     both = torch.stack([to_uint8(images).cpu(), reconstruct(model, images, labels)])
     both = F.pad(both, (0, 0, 0, 0, 0, 0, 0, -len(images) % columns))
@@ -134,13 +145,26 @@ def decoder_of(model: GenerativeModel) -> HasDecoder:
     return model
 
 
+def reconstructor_of(model: GenerativeModel) -> HasReconstruction:
+    """The model, as one that makes images again. Raises `UsageError` where it does not."""
+    if not isinstance(model, HasReconstruction):
+        raise UsageError(f"{type(model).__name__} has no latent codes of given images, so it cannot reconstruct them.")
+    return model
+
+
+def require_coordinates(decoder: HasDecoder) -> None:
+    """Raise `UsageError` where a code is an image of noise: one coordinate of it is one pixel."""
+    if decoder.latent_shape == IMAGE_SHAPE:
+        raise UsageError(
+            f"{type(decoder).__name__} begins with an image of noise, of which one coordinate, a pixel, changes next "
+            "to nothing; --interpolate, --same-noise and --sweep show what its samples depend on."
+        )
+
+
 def coder_of(model: GenerativeModel) -> HasLatents:
     """The model, as one that encodes images, too. Raises `UsageError` where it does not."""
     if not isinstance(model, HasLatents):
-        raise UsageError(
-            f"{type(model).__name__} has no latent codes of given images, so it cannot reconstruct them or walk "
-            "between them."
-        )
+        raise UsageError(f"{type(model).__name__} has no latent codes of given images, so it cannot walk between them.")
     return model
 
 

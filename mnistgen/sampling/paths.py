@@ -28,9 +28,15 @@ def sample_path(
         path = model.sample_path(y.to(device), noise=Noise(seed, range(len(y)), device), **knobs)
         steps = [pixels(images, len(y), model, "sample_path") for images in path]
     if frames and frames < len(steps):
-        places = torch.linspace(0, len(steps) - 1, frames).round().long() if frames > 1 else [len(steps) - 1]
-        steps = [steps[place] for place in places]
+        steps = [steps[place] for place in evenly(len(steps), frames)]
     return torch.stack(steps)
+
+
+def evenly(total: int, number: int) -> list[int]:
+    """At most `number` of the places 0 to total - 1, evenly spread, the last one among them."""
+    if number >= total:
+        return list(range(total))
+    return [total - 1] if number == 1 else torch.linspace(0, total - 1, number).round().int().tolist()
 
 
 def sweep(

@@ -69,9 +69,17 @@ class DDPM(Diffusion):
         guidance_end: float = 1000.0,
         weak: str = "",
     ) -> Iterator[Tensor]:
-        """By `steps` steps of equal length, at most 1,000: DDIM with `eta` 0, ancestral sampling with 1.
+        """By steps of equal length: DDIM with `eta` 0, ancestral sampling with 1.
 
-        `guidance_scale` by the class, 1 for none, at steps from and to, of 1,000; or away from the checkpoint `weak`.
+        Args:
+            steps: Steps from noise to image, at most 1,000; more are slower and more exact.
+            eta: Share of new noise in each step: 0 is deterministic DDIM, 1 ancestral sampling.
+            guidance_scale: Factor on what the class adds (classifier-free guidance), or on the way from the weak model;
+                1 is none.
+            guidance_start: Lowest of the 1,000 noise levels at which there is guidance; 0 is the image.
+            guidance_end: Highest of the 1,000 noise levels at which there is guidance.
+            weak: Checkpoint of a weaker model of the same kind to guide away from, instead of by the class
+                (autoguidance).
         """
         if not 1 <= steps <= T:
             raise UsageError(f"steps is {steps}; it must be from 1 to {T}.")

@@ -82,11 +82,20 @@ class EDM(Diffusion):
         guidance_end: float = 80.0,
         weak: str = "",
     ) -> Iterator[Tensor]:
-        """`steps` noise levels from 80 to 0, two evaluations each but the last.
+        """By noise levels from 80 to 0, two evaluations each but the last.
 
-        `churn`, noise added at levels in [`churn_from`, `churn_to`] and scaled by `noise_scale`: S_churn, S_min, S_max
-        and S_noise of the paper. `guidance_scale` by the class, 1 for none, at levels from and to; or away from the
-        checkpoint `weak`.
+        Args:
+            steps: Noise levels from noise to image; more are slower and more exact.
+            churn: Noise added on the way, S_churn of the paper; 0 is deterministic.
+            churn_from: Lowest noise level at which it is added, S_min.
+            churn_to: Highest noise level at which it is added, S_max.
+            noise_scale: Factor on the noise that is added, S_noise.
+            guidance_scale: Factor on what the class adds (classifier-free guidance), or on the way from the weak model;
+                1 is none.
+            guidance_start: Lowest noise level at which there is guidance; 0 is the image.
+            guidance_end: Highest noise level at which there is guidance.
+            weak: Checkpoint of a weaker model of the same kind to guide away from, instead of by the class
+                (autoguidance).
         """
         denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
         return self.images(

@@ -79,9 +79,18 @@ class Flow(Diffusion):
         guidance_end: float = 1.0,
         weak: str = "",
     ) -> Iterator[Tensor]:
-        """x_1 by `steps` steps of `solver`.
+        """x_1 by a solver of the ODE.
 
-        `guidance_scale` by the class, 1 for none, from and to some times; or away from the checkpoint `weak`.
+        Args:
+            steps: Steps from noise to image; more are slower and more exact.
+            solver: How a step is taken; euler needs one evaluation of the network a step, heun and midpoint two, rk4
+                four, adams one and remembers the last; adaptive chooses its steps itself.
+            guidance_scale: Factor on what the class adds (classifier-free guidance), or on the way from the weak model;
+                1 is none.
+            guidance_start: Time from which there is guidance; 0 is noise.
+            guidance_end: Time up to which there is guidance; 1 is the image.
+            weak: Checkpoint of a weaker model of the same kind to guide away from, instead of by the class
+                (autoguidance).
         """
         denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
         return self.images(SOLVERS[solver](self.field(denoiser), self.draw(noise), self.times(steps)))

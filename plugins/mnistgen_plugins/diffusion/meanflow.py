@@ -175,7 +175,11 @@ class MeanFlow(Diffusion):
         return x_t - s[:, None, None, None] * self.instant_velocity(x_t, s, y)
 
     def sample(self, y: Tensor, *, noise: Noise, steps: int = 1) -> Tensor:
-        """z_0 by `steps` average velocities, each over an equal part of the way."""
+        """z_0 by average velocities, each over an equal part of the way.
+
+        Args:
+            steps: Evaluations of the network; one is what it is trained for.
+        """
         return last(self.sample_path(y, noise=noise, steps=steps))
 
     def sample_path(self, y: Tensor, *, noise: Noise, steps: int = 1) -> Iterator[Tensor]:

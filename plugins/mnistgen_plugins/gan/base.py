@@ -19,7 +19,11 @@ class GAN(GenerativeModel, HasDecoder):
         return None
 
     def sample(self, y: Tensor, *, noise: Noise, truncation: float = 1.0) -> Tensor:
-        """The image of z ~ N(0, I); `truncation` scales z, below 1 for safer and more alike images."""
+        """The image of z ~ N(0, I).
+
+        Args:
+            truncation: Factor on z; below 1 for safer and more alike images, 1 for the model's own distribution.
+        """
         return self.decode(truncation * noise.normal(*self.latent_shape), y)
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:

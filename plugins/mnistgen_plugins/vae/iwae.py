@@ -126,7 +126,11 @@ class IWAE(GenerativeModel, HasLikelihood, HasLatents):
         return log_likelihood, log_ratio
 
     def sample(self, y: Tensor, *, noise: Noise, temperature: float = 1.0) -> Tensor:
-        """The mean of p(b | z, y) for a z from the prior, a grey image; `temperature` scales z."""
+        """The mean of p(b | z, y) for a z from the prior, a grey image.
+
+        Args:
+            temperature: Factor on z; below 1 for safer and more alike images.
+        """
         return self.decode(temperature * noise.normal(*self.latent_shape), y)
 
     def encode(self, x: Tensor, y: Tensor) -> Tensor:

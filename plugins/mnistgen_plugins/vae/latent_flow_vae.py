@@ -106,7 +106,12 @@ class LatentFlowVAE(GenerativeModel, HasLatents):
         return torch.stack([loss.value for loss in self.losses(x, y)]).sum()
 
     def sample(self, y: Tensor, *, noise: Noise, temperature: float = 1.0, steps: int = 16) -> Tensor:
-        """The image of a code from the prior, by `steps` midpoint steps; `temperature` scales the u it begins at."""
+        """The image of a code from the prior, which a flow leads to from a standard normal u.
+
+        Args:
+            temperature: Factor on u; below 1 for safer and more alike images.
+            steps: Midpoint steps of the flow; more are slower and more exact.
+        """
         u = temperature * noise.normal(*self.latent_shape)
         return self.autoencoder.image(integrate(self.prior, u, y, steps=steps), y)
 

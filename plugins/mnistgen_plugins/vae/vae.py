@@ -137,7 +137,11 @@ class VAE(GenerativeModel, HasLikelihood, HasLatents):
         return self.config.beta * (self.kl_steps / max(1, self.config.kl_warmup_steps)).clamp(max=1)
 
     def sample(self, y: Tensor, *, noise: Noise, temperature: float = 0.95) -> Tensor:
-        """The image of a z from the prior; `temperature` scales the prior's standard normal u."""
+        """The image of a z from the prior, made of a standard normal u.
+
+        Args:
+            temperature: Factor on u; below 1 for safer and more alike images.
+        """
         return self.decode(temperature * noise.normal(*self.latent_shape), y)
 
     def encode(self, x: Tensor, y: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from mnistgen import BaseConfig, GenerativeModel, HasLikelihood, Loss, Noise, UsageError
+from mnistgen import BaseConfig, GenerativeModel, HasLikelihood, HasReconstruction, Loss, Noise, UsageError
 from mnistgen.nn import LIKELIHOODS, ClassEmbedding, LikelihoodName, ResidualBlock, Upsampler
 
 CLASS_DIM = 64  # of the decoder's class embedding
@@ -81,7 +81,7 @@ class VQVAEConfig(BaseConfig):
             raise UsageError(f"prior_width {self.prior_width} is no multiple of prior_heads {self.prior_heads}.")
 
 
-class VQVAE(GenerativeModel, HasLikelihood):
+class VQVAE(GenerativeModel, HasLikelihood, HasReconstruction):
     """7x7 discrete codes with a class-conditional transformer prior (van den Oord et al. 2017; Mentzer et al. 2024)."""
 
     Config = VQVAEConfig
@@ -130,14 +130,24 @@ class VQVAE(GenerativeModel, HasLikelihood):
         c, _, reconstruction = self.autoencoder.terms(x, y)
         return -nll(self.prior(c, y), c) - reconstruction
 
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        """The image of the codes of x."""
+        c, _, _ = self.autoencoder.terms(x, y)
+        return self.autoencoder.image(c, y)
+
     def sample(
         self, y: Tensor, *, noise: Noise, guidance_scale: float = 1.35, top_p: float = 0.99, temperature: float = 1.0
     ) -> Tensor:
         """The image of codes from the prior, drawn one after the other.
 
-        `guidance_scale` is the factor on what the class adds to log p(c_i | ...) without it (Ho & Salimans 2022); of
-        what that gives, `top_p` keeps the likeliest codes that have this share of the probability together (Holtzman
-        et al. 2020); `temperature` divides the logits. 1, 1 and 1 draw from the prior itself.
+        1, 1 and 1 draw from the prior itself.
+
+        Args:
+            guidance_scale: Factor on what the class adds to log p(c_i | ...) without it (Ho & Salimans 2022); 1 is no
+                guidance.
+            top_p: Share of the probability that the likeliest codes have together, the others are not drawn (Holtzman
+                et al. 2020); 1 keeps all.
+            temperature: Divides the logits of the codes; below 1 for likelier ones.
         """
         if temperature <= 0:
             raise UsageError(f"temperature is {temperature}; it must be above 0.")
