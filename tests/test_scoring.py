@@ -550,6 +550,9 @@ def test_evaluators_of_a_dataset_of_ones_own(
     capsys.readouterr()
     assert main(["score", "renamed.npz", "--data", "renamed.npz", "--quiet"]) == 0
     assert "trained on other images" not in capsys.readouterr().out
+    numpy.savez("bare.npz", images=images[:, 0].numpy())
+    assert main(["score", "renamed.npz", "--data", "bare.npz", "--quiet"]) == 2
+    assert "no labels to train an evaluator with" in capsys.readouterr().err
     numpy.savez("own.npz", images=images[:200, 0].numpy(), labels=labels[:200].numpy())
     assert main(["score", "own.npz", "--data", "own.npz", "--quiet"]) == 0  # the same name, other images
     assert "trained on other images that are called own-npz, too" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """The score of a source, beside its scale, with the protocol that makes it comparable."""
 
 import importlib.metadata
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -100,10 +101,16 @@ class Scorer:
 
     def _load_panel(self, data: str, how: ConversionKeywords) -> Panel:
         """The evaluators of a dataset; those of a dataset of one's own are found by its name, or by its content."""
-        content = ""
+        own: Dataset | None = None
         if not is_named(data):
             with suppress(DataError, UsageError):  # no path: the name alone will do, or it is said what there is
-                content = load_data(data, "train", data_dir=self.data_dir, download=False, **how).hash
+                own = load_data(data, "train", data_dir=self.data_dir, download=False, **how)
+        if own is not None and own.labels is None:
+            raise UsageError(
+                f"{data} has no labels to train an evaluator with. Hold samples against it by evaluators of another "
+                f"dataset: --against {shlex.quote(data)}"
+            )
+        content = "" if own is None else own.hash
         panel = Panel.load(dataset_name(data), source=data, content=content, device=self.device)
         if content and panel.content not in ("", content):
             self.notes.append(
@@ -115,7 +122,7 @@ class Scorer:
     def _hold_against_half(self, data: str, split: str, n: int, how: ConversionKeywords) -> None:
         """Hold samples against one half of a dataset without test images, or of a split that has training images."""
         split = "all" if split == "test" else split
-        found = load_data(data, split, data_dir=self.data_dir, **how)
+        found = load_data(data, split, data_dir=self.data_dir, download=False, **how)
         check_classes(self.panel, found, data)
         self._halve(ImageSource(found.name, found.images, found.labels), n, split)
         self.notes.append(
