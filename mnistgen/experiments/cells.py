@@ -83,6 +83,9 @@ class Cell(ABC):
 
     kind: ClassVar[str]
     suffix: ClassVar[str] = ""  # of the file that it makes beside its record; none: there is no such file
+    numbers: ClassVar[tuple[str, ...]] = ()  # what its result always holds; a record without is damaged
+    texts: ClassVar[tuple[str, ...]] = ()
+    trainings: ClassVar[int] = 0  # how many networks it trains
 
     @property
     @abstractmethod
@@ -111,7 +114,9 @@ class Label(Cell):
     """A classifier trained on a subset with the classical augmentation, which labels and filters other images."""
 
     kind = "labeller"
+    trainings = 1
     suffix = ".safetensors"
+    texts = ("trained_on",)
     subset: Subset
     classifier: str
     config: str
@@ -169,7 +174,10 @@ class Train(Cell):
     """A generator trained on what its regime allows."""
 
     kind = "generator"
+    trainings = 1
     suffix = ".safetensors"
+    numbers = ("images",)
+    texts = ("trained_on",)
     model: str
     config: str
     regime: Regime
@@ -227,6 +235,7 @@ class Draw(Cell):
 
     kind = "images"
     suffix = ".npz"
+    numbers = ("images", "drawn", "kept")
     generator: Train
     subset: Subset  # for whose classifiers
     count: int  # for the largest ratio; fewer are the beginning of more
@@ -304,6 +313,8 @@ class Classify(Cell):
     """A classifier of one arm, and its accuracy on the test split."""
 
     kind = "accuracy"
+    trainings = 1
+    numbers = ("accuracy", "errors", "images", "other_images", "real_share")
     classifier: str
     config: str
     arm: str
@@ -380,6 +391,7 @@ class Nearest(Cell):
     """The nearest neighbour in pixels, among the subset or among its nine shifts: a number that is known."""
 
     kind = "nearest neighbour"
+    numbers = ("accuracy", "errors", "images")
     subset: Subset
     shifted: bool
 

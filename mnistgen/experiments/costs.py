@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from mnistgen.errors import MnistgenError, described
 from mnistgen.evaluator import build_classifier, evaluate
 from mnistgen.experiments.cells import Cell, build, compared
 from mnistgen.experiments.lab import Lab
@@ -26,6 +27,7 @@ class Costs:
     def __init__(self, lab: Lab, rates: dict[str, float]) -> None:
         """`rates`: seconds for one unit of a part of the work, as far as they are known."""
         self._lab, self._rates = lab, dict(rates)
+        self.failed: dict[str, str] = {}  # parts that could not be measured, and why
         self._measures: dict[str, Callable[[str], float]] = {
             "train": self._train,
             "test": self._test,
@@ -47,7 +49,11 @@ class Costs:
         """Seconds for one step, image or pair of images of a part such as "train vae"; measured once."""
         if part not in self._rates:
             what, _, name = part.partition(" ")
-            self._rates[part] = self._measures[what](name)
+            try:
+                self._rates[part] = self._measures[what](name)
+            except Exception as error:  # noqa: BLE001  a plugin may raise anything; its cells will tell, the others count
+                self.failed[part] = str(error) if isinstance(error, MnistgenError) else described(error)
+                self._rates[part] = 0.0
         return self._rates[part]
 
     def _train(self, name: str) -> float:

@@ -51,7 +51,10 @@ class Generation(Cell):
     """One generation: trained, drawn from, and scored."""
 
     kind = "generation"
+    trainings = 2  # the generator, and the classifier of its images that is the CAS
     suffix = ".npz"
+    numbers = ("images", "cas")
+    texts = ("protocol",)
     model: str
     config: str
     mode: Mode
@@ -138,6 +141,8 @@ class RealImages(Cell):
     """What the classification accuracy score of as many real training images is."""
 
     kind = "real images"
+    trainings = 1
+    numbers = ("cas",)
     scored: int
     cas_steps: int
 
@@ -292,10 +297,17 @@ def loop(
                         cells.append(previous)
     real = RealImages(scored, cas_steps)
     everything: tuple[Cell, ...] = (real, *cells)
-    records = open_records(Path(out) if out else Path("runs") / f"loop-{train.name}", lab.frame, us)
+    folder = Path(out) if out else Path("runs") / f"loop-{train.name}"
+    records = open_records(folder, lab.frame, us, everything, make=not only_plan)
     costs = prepare(lab, records, everything)
     if us.rank == 0 and say is not None:
-        describe(everything, train.notes, records, costs, us, say)
+        lines = {
+            "question": f"what becomes of a model of {train.name} that is trained on its own output?",
+            "models": ", ".join(chosen),
+            "sizes": f"{', '.join(map(str, per_class))} real images a class, {seeds} times each",
+            "loop": f"{generations} generations after the first, mode {mode}",
+        }
+        describe(lines, everything, train.notes, records, costs, us, say)
     failures: list[Failure] = []
     if not only_plan:
         # A process takes a loop, for its generations come one after another: what is handed out is the last one.

@@ -2,17 +2,20 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnistgen.errors import MnistgenError
-from mnistgen.files import atomic_file, clear_leftovers
+from mnistgen.errors import MnistgenError, UsageError
+from mnistgen.files import PREFIX, atomic_file, clear_leftovers
 
 if TYPE_CHECKING:
     from mnistgen.experiments.cells import Cell
     from mnistgen.experiments.lab import Work
 
+CELLS, MADE = "cells", "made"  # the folders of a study
 FORMAT = 1  # of what a cell does: another number, and nothing done before counts
 
 
@@ -40,10 +43,28 @@ class Records:
         self.folder, self.frame = folder, {**frame, "format": FORMAT}
         self._keys: dict[Cell, str] = {}
         self._read: dict[str, Record] = {}
+        self.damaged: dict[str, str] = {}  # what is wrong with records that do not count, by their paths
+
+    def check_folder(self) -> None:
+        """Raise `UsageError` where the folder holds something and is no study's: a report must replace nothing else."""
+        try:
+            names = {path.name for path in self.folder.iterdir() if not path.name.startswith(PREFIX)}
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise MnistgenError(f"{self.folder}: cannot be read: {error.strerror}.") from error
+        if names and CELLS not in names:
+            raise UsageError(
+                f"{self.folder}: holds files and is no folder of a study. Give --out a new folder or an empty one."
+            )
 
     def open(self) -> None:
-        """Make the folder, or say now why it cannot be written, and clear what a killed process left in it."""
-        for folder in (self.folder, self.folder / "cells", self.folder / "made"):
+        """Make the folder, or say now why it cannot be written, and clear what a killed process left in it.
+
+        Raises `UsageError` where it holds something and is no study's.
+        """
+        self.check_folder()
+        for folder in (self.folder, self.folder / CELLS, self.folder / MADE):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -59,20 +80,43 @@ class Records:
 
     def made(self, cell: "Cell") -> Path:
         """The file that the cell makes beside its record."""
-        return self.folder / "made" / f"{self.key(cell)}{cell.suffix}"
+        return self.folder / MADE / f"{self.key(cell)}{cell.suffix}"
 
     def get(self, cell: "Cell") -> Record | None:
         """The record of a finished cell, or None where it is still to be done: one that is damaged is done again."""
         key = self.key(cell)
         if key not in self._read:
+            path = self._path(key)
             try:
-                record = Record(**json.loads(self._path(key).read_text("utf-8")))
-            except (OSError, ValueError, TypeError):
+                record = self._checked(cell, json.loads(path.read_text("utf-8")))
+            except FileNotFoundError:
                 return None
-            if record.spec != self._spec(cell) or (cell.suffix and not self.made(cell).is_file()):
+            except (OSError, ValueError, TypeError, RecursionError) as error:
+                self.damaged[str(path)] = " ".join(str(error).split())
                 return None
+            self.damaged.pop(str(path), None)
             self._read[key] = record
         return self._read[key]
+
+    def _checked(self, cell: "Cell", content: Any) -> Record:
+        """The record that a file holds. Raises `ValueError` or `TypeError` that says what is wrong with it."""
+        if not isinstance(content, dict):
+            raise TypeError("it is no record")
+        record = Record(**content)
+        if record.spec != self._spec(cell):
+            raise ValueError("it is of another cell")
+        for part in ("result", "work", "seconds"):
+            if not isinstance(getattr(record, part), dict):
+                raise TypeError(f"its {part} is {getattr(record, part)!r}")
+        for name in cell.texts:
+            if not isinstance(record.result.get(name), str):
+                raise TypeError(f"its {name} is {record.result.get(name)!r}")
+        _check_numbers({name: record.result.get(name) for name in cell.numbers})
+        _check_numbers(record.work)
+        _check_numbers({part: record.seconds.get(part) for part in record.work} | record.seconds)
+        if cell.suffix and not self.made(cell).is_file():
+            raise ValueError(f"{self.made(cell).name}, which it is about, is gone")
+        return record
 
     def put(self, cell: "Cell", result: dict[str, Any], work: "Work", device: str) -> None:
         """Write the record of a finished cell; what it made must be written before."""
@@ -92,15 +136,17 @@ class Records:
             return str(json.loads(self._failure_path(self.key(cell)).read_text("utf-8"))["why"])
         except FileNotFoundError:
             return None
+        except (ValueError, KeyError, TypeError):
+            return "for a reason that cannot be read"
 
-    def forget_failures(self) -> None:
-        """Let every failed cell be tried again."""
-        for path in (self.folder / "cells").glob("*.failed"):
-            path.unlink(missing_ok=True)
+    def forget_failures(self, cells: Iterable["Cell"]) -> None:
+        """Let those of `cells` that failed be tried again."""
+        for cell in cells:
+            self._failure_path(self.key(cell)).unlink(missing_ok=True)
 
     def finished(self) -> set[str]:
         """The keys of all cells that are done, whoever did them."""
-        return {path.stem for path in (self.folder / "cells").glob("[!.]*.json")}
+        return {path.stem for path in (self.folder / CELLS).glob("[!.]*.json")}
 
     def rates(self) -> dict[str, float]:
         """Seconds for one unit of each part of the work, by the records read so far."""
@@ -118,10 +164,19 @@ class Records:
         return spec
 
     def _path(self, key: str) -> Path:
-        return self.folder / "cells" / f"{key}.json"
+        return self.folder / CELLS / f"{key}.json"
 
     def _failure_path(self, key: str) -> Path:
-        return self.folder / "cells" / f"{key}.failed"
+        return self.folder / CELLS / f"{key}.failed"
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    """Raise `TypeError` for what is no number, and `ValueError` for one that is not finite."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"its {name} is {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"its {name} is {value}")
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

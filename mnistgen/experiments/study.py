@@ -1,6 +1,7 @@
 """`augment`: the augmentation study from the question to the answer."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +91,12 @@ def augment(
     us = crew()
     lab = Lab(train, test, chosen, seed=seed, device=resolve_device(device), precision=precision)
     planned = plan(asked, lab)
-    records = open_records(Path(out) if out else Path("runs") / f"augment-{train.name}", lab.frame, us)
+    folder = Path(out) if out else Path("runs") / f"augment-{train.name}"
+    records = open_records(folder, lab.frame, us, planned.everything, make=not only_plan)
     costs = prepare(lab, records, planned.everything)
     if us.rank == 0 and say is not None:
-        describe(planned.everything, (*train.notes, *planned.notes), records, costs, us, say)
+        notes = (*train.notes, *planned.notes)
+        describe(question(asked, train.name), planned.everything, notes, records, costs, us, say)
     failures: list[Failure] = []
     if not only_plan:
         display = Display("augment", quiet=quiet or us.rank != 0)
@@ -135,12 +138,20 @@ def load_splits(
     return train, load_data(data, "test", data_dir=data_dir, **how)
 
 
-def open_records(folder: Path, frame: Mapping[str, Any], us: Crew) -> Records:
-    """The records of a folder that all processes share; what failed before is tried again."""
+def open_records(
+    folder: Path, frame: Mapping[str, Any], us: Crew, everything: Sequence[Cell], *, make: bool = True
+) -> Records:
+    """The records of a folder that all processes share; what failed before is tried again.
+
+    `make`: whether the folder may be made and changed. Raises `UsageError` where it holds something and is no study's.
+    """
     records = Records(folder, dict(frame))
+    if not make:
+        records.check_folder()
+        return records
     if us.rank == 0:
         records.open()
-        records.forget_failures()
+        records.forget_failures(everything)
     us.wait(f"opened {folder}")
     us.check_shared(folder)
     return records
@@ -153,7 +164,20 @@ def prepare(lab: Lab, records: Records, everything: Sequence[Cell]) -> Costs:
     return Costs(lab, records.rates())
 
 
+def question(asked: Design, dataset: str) -> dict[str, str]:
+    """What a study asks, of what, and how, as titles and lines."""
+    return {
+        "question": f"does synthetic data help to train a classifier of {dataset} on few real images?",
+        "models": ", ".join(asked.models),
+        "classifiers": ", ".join(asked.classifiers),
+        "sizes": f"{', '.join(map(str, asked.per_class))} real images a class, {asked.seeds} times each; "
+        f"{', '.join(f'{ratio:g}' for ratio in asked.ratio)} synthetic images for each",
+        "arms": "; ".join(arm.title for arm in asked.chosen_arms),
+    }
+
+
 def describe(
+    lines: Mapping[str, str],
     everything: Sequence[Cell],
     notes: Sequence[str],
     records: Records,
@@ -161,14 +185,18 @@ def describe(
     us: Crew,
     tell: Callable[[str], None],
 ) -> None:
-    """Say what will be done, and how long that takes."""
+    """Say what is asked, what will be done, and how long that takes."""
+    for title, line in lines.items():
+        tell(f"{title:<12}{line}")
     to_do = [cell for cell in everything if records.get(cell) is None]
-    kinds: dict[str, int] = {}
-    for cell in to_do:
-        kinds[cell.kind] = kinds.get(cell.kind, 0) + 1
+    kinds = Counter(cell.kind for cell in to_do)
     counts = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
     done = f", {len(everything) - len(to_do)} of them done already" if len(to_do) < len(everything) else ""
+    trainings = sum(cell.trainings for cell in to_do)
+    tell(f"trainings   {trainings}")
     tell(f"cells       {len(everything)}{done}{f': {counts}' if counts else ''}")
+    for path, why in records.damaged.items():
+        tell(f"note: {path} is damaged ({why}); that cell is done again.")
     for note in notes:
         tell(f"note: {note}")
     if to_do:
@@ -176,6 +204,8 @@ def describe(
         seconds = costs.total(to_do) / us.size
         measured = f" (measured in {duration(time.perf_counter() - start)})"
         by = f" by {us.size} processes" if us.size > 1 else ""
+        for part, why in costs.failed.items():
+            tell(f"note: the estimate is without {part!r}, which fails: {why}")
         tell(f"estimate    {duration(seconds)}{by}{measured}")
 
 
