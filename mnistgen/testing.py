@@ -53,6 +53,7 @@ from mnistgen.model import (
     Noise,
 )
 from mnistgen.registry import entry_of
+from mnistgen.text import docstring
 from mnistgen.training import fit, resolve_device
 
 CLASSES = 10
@@ -302,7 +303,7 @@ def _described(subject: Subject) -> None:
     if inspect.isabstract(cls):
         raise ContractError(f"{_join(sorted(cls.__abstractmethods__))} is still abstract; define it.")
     missing = []
-    if not (cls.__doc__ or "").strip():
+    if not docstring(cls):
         missing.append("The class has no docstring; its first line is what `mnistgen models` shows.")
     if not isinstance(cls.family, str) or not cls.family:
         missing.append('The class has no family; set it to a literal string, as in family = "vae".')

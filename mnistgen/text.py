@@ -1,10 +1,13 @@
-"""What is safe to show: text of others without control characters, and any text where the encoding is not UTF-8."""
+"""What is shown: text of others without control characters, any text in any encoding, and what a class says it is."""
 
+import ast
 import codecs
+import inspect
 import io
 import os
 import re
 import sys
+import textwrap
 import unicodedata
 from pathlib import Path
 from typing import IO
@@ -26,6 +29,18 @@ def printable(text: str) -> str:
 def say(text: str, file: IO[str] | None = None) -> None:
     """Print a line that may hold text of others; at once, since a command may take long."""
     print(printable(text), file=file or sys.stdout, flush=True)
+
+
+def docstring(cls: type) -> str:
+    """The docstring of a class; from its source where `python -OO` has removed it. Empty where there is none."""
+    text = cls.__doc__ or ""
+    if text and not text.startswith(f"{cls.__name__}("):  # which is what a dataclass without a docstring is given
+        return inspect.cleandoc(text)
+    try:
+        (statement,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return ""
+    return ast.get_docstring(statement) or "" if isinstance(statement, ast.ClassDef) else ""
 
 
 def show_plainly() -> None:

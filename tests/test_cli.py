@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from mnistgen.cli import main
 from mnistgen.evaluator import build_classifier, save_classifier
 from mnistgen.scoring import Panel, Scorer
 from mnistgen.scoring.reference import of_dataset
-from mnistgen.text import printable
+from mnistgen.text import docstring, printable
 
 
 @pytest.fixture
@@ -144,6 +145,29 @@ def test_a_path_that_cannot_be_is_a_sentence(data: Path, capsys: pytest.CaptureF
             if code or path != "x\udcff":  # which is a name that files can have, if an odd one
                 assert code in (1, 2), command
                 assert error.startswith("mnistgen: "), error
+
+
+def test_descriptions_survive_optimised_python(tmp_path: Path) -> None:
+    """`python -OO` removes docstrings, and a dataclass without one is given its signature."""
+
+    @dataclass
+    class Options:
+        """What it is for.
+
+        And more.
+        """
+
+        x: int = 0
+
+    class Plain:
+        pass
+
+    assert docstring(Options) == "What it is for.\n\nAnd more."
+    Options.__doc__ = "Options(x: int = 0)"
+    assert docstring(Options) == "What it is for.\n\nAnd more."
+    Options.__doc__ = None
+    assert docstring(Options) == "What it is for.\n\nAnd more."
+    assert docstring(Plain) == docstring(type("Made", (), {})) == ""
 
 
 def test_standard_output_that_is_full_or_closed(tmp_path: Path) -> None:

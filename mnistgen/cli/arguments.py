@@ -1,7 +1,6 @@
 """What the commands' flags have in common; a command's flags are the fields of a frozen dataclass."""
 
 import dataclasses
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -18,6 +17,7 @@ from tyro.constructors import (
 
 from mnistgen.errors import UsageError
 from mnistgen.limits import checked_seed
+from mnistgen.text import docstring
 
 if TYPE_CHECKING:
     from mnistgen.data.convert import ConversionKeywords
@@ -77,7 +77,7 @@ def parse(
 
     `examples` are command lines, one a line, shown at the end of the help below the class's docstring.
     """
-    summary = inspect.cleandoc(options.__doc__ or "")
+    summary = docstring(options)
     description = f"{summary}\n\nexamples:\n" + "\n".join(f"  {line.strip()}" for line in examples.strip().split("\n"))
     parsed: Options = tyro.cli(
         options,

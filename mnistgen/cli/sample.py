@@ -19,6 +19,7 @@ from mnistgen.console import out, show
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel
 from mnistgen.sampling import save_gif, save_png
+from mnistgen.text import docstring
 from mnistgen.training import resolve_device
 
 DEFAULT = "flow-mnist"  # what is sampled where no checkpoint is named
@@ -102,7 +103,7 @@ def _parse(model: GenerativeModel, arguments: list[str], prog: str) -> tuple[Sam
     if clash:
         raise UsageError(f"{type(model).__name__}.sample has a knob {clash.pop()!r}, which is a flag of `sample`.")
     together = dataclasses.make_dataclass("Sample", knobs, bases=(SampleOptions,), frozen=True, kw_only=True)
-    together.__doc__ = SampleOptions.__doc__
+    together.__doc__ = docstring(SampleOptions)
     options: Any = parse(together, arguments, prog=prog, examples=EXAMPLES)
     return options, {name: getattr(options, name) for name, *_ in knobs}
 

@@ -31,6 +31,7 @@ from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, Mni
 from mnistgen.files import atomic_file
 from mnistgen.model import BaseConfig, Trainable
 from mnistgen.report import read_log
+from mnistgen.text import docstring
 from mnistgen.training import Step, fit
 
 LARGEST = 10**12  # steps and seconds that a flag may say
@@ -255,7 +256,7 @@ def _parse(
         ],
         frozen=True,
     )
-    summary = (cls.__doc__ or "a model without a description").strip().splitlines()[0]
+    summary = (docstring(cls) or "a model without a description").splitlines()[0]
     together.__doc__ = f"Train {name}: {summary}"
     parsed: Any = parse(
         together, flags, prog=prog, examples=kind.examples.format(name=name), default=default and default(together)
