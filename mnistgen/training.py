@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from mnistgen.contract import check_loss, check_losses, check_optimizers, check_validation_loss, optimizer_of, told
-from mnistgen.data import Dataset, to_float
+from mnistgen.data import Dataset, Images, as_dataset, to_float
 from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, TrainingError, UsageError
 from mnistgen.limits import checked_seed, require_memory
 from mnistgen.model import IMAGE_SHAPE, HasLikelihood, Loss, Trainable
@@ -180,9 +180,9 @@ def _require_state_of(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]
 
 def fit(
     model: Trainable,
-    data: Dataset,
+    data: Images,
     *,
-    validation: Dataset | None = None,
+    validation: Images | None = None,
     epochs: float | None = None,
     steps: int | None = None,
     budget: float | None = None,
@@ -197,7 +197,7 @@ def fit(
     state: Mapping[str, Any] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Step, None, None]:
-    """Train `model` on `data`, yielding after each step.
+    """Train `model` on `data`, a `Dataset` or what `as_dataset` makes one of, yielding after each step.
 
     The length is `steps`, or `budget` seconds of wall time, or `epochs`, else the config's epochs; at its end the
     schedule has brought the learning rate to zero. `precision` is fp32, bf16 (autocast) or auto (bf16 where the
@@ -210,10 +210,13 @@ def fit(
 
     Under `torch.distributed` each process takes its share of every batch, so the curve is that of one process.
 
-    Raises `UsageError` (contradicting lengths, a batch or parts that do not divide), `TrainingError` (a loss or
-    gradient that is not finite; the weights are then those of the last good step), `CheckpointError` (a foreign
-    `state`).
+    Raises `DataError` (images or labels that cannot be used), `UsageError` (contradicting lengths, a batch or parts
+    that do not divide), `TrainingError` (a loss or gradient that is not finite; the weights are then those of the last
+    good step), `CheckpointError` (a foreign `state`).
     """
+    data = as_dataset(data, name="training images")
+    if validation is not None:
+        validation = as_dataset(validation, name="validation images")
     if sum(length is not None for length in (epochs, steps, budget)) > 1:
         raise UsageError("Give one length of training: epochs, steps or a budget.")
     for name, value in (("epochs", epochs), ("steps", steps), ("budget", budget)):

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import blobs
+from tiny import Tiny, TinyConfig, blobs
 
-from mnistgen import DataError, Dataset, train_validation_split
-from mnistgen.data import export_data, load_data
+from mnistgen import DataError, Dataset, fit, train_validation_split
+from mnistgen.data import as_dataset, export_data, load_data
+from mnistgen.evaluator import build_classifier, evaluate
+from mnistgen.scoring import ImageSource, open_source
 
 PIXELS = blobs(24).images  # (24, 1, 28, 28) uint8
 
@@ -126,3 +128,46 @@ def test_images_without_labels_come_back_from_disk(tmp_path: Path, target: str) 
     assert again.hash == data.hash
     with pytest.raises(DataError, match="has no labels, which are needed"):
         export_data(data, tmp_path / "some.csv", "csv")
+
+
+class Pairs(torch.utils.data.Dataset[tuple[Any, Any]]):
+    """A torch dataset of (image, label), as torchvision's are after ToTensor."""
+
+    def __len__(self) -> int:
+        return len(PIXELS)
+
+    def __getitem__(self, place: int) -> tuple[Any, Any]:
+        if place >= len(self):
+            raise IndexError
+        return PIXELS[place] / 255, place % 4
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        blobs(24),
+        (PIXELS, torch.arange(24) % 4),
+        (PIXELS.numpy(), (np.arange(24) % 4).astype(np.int32)),
+        (PIXELS[:, 0] / 255, [k % 4 for k in range(24)]),
+        Pairs(),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_library_calls_take_images_and_labels_of_any_kind(given: Any) -> None:
+    data = as_dataset(given)
+    assert data.hash == blobs(24).hash
+    assert open_source(given, name="mine").hash == data.hash
+    *_, step = fit(Tiny(TinyConfig(), 4), given, validation=given, steps=1, device="cpu")
+    *_, same = fit(Tiny(TinyConfig(), 4), blobs(24), steps=1, device="cpu")
+    assert step.run.identity["dataset hash"] == same.run.identity["dataset hash"]
+    assert len(evaluate(build_classifier("logistic"), given if given is not data else (PIXELS, data.y)).labels) == 24
+
+
+def test_images_alone_are_images_without_labels() -> None:
+    for given in (PIXELS, PIXELS.numpy(), (PIXELS, None), (PIXELS.numpy(), None)):
+        assert as_dataset(given).hash == Dataset.of(PIXELS).hash
+        source = open_source(given)
+        assert isinstance(source, ImageSource)
+        assert source.labels is None
+    with pytest.raises(DataError, match="TensorDataset is no dataset of"):
+        as_dataset(torch.utils.data.TensorDataset(PIXELS))

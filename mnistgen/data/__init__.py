@@ -6,7 +6,7 @@ a `DataError` that says what was found, or converted where the caller asks (`con
 """
 
 from mnistgen.data.convert import ConversionKeywords, conversions
-from mnistgen.data.dataset import Dataset, to_float, to_uint8, train_validation_split
+from mnistgen.data.dataset import Dataset, Images, as_dataset, to_float, to_uint8, train_validation_split
 from mnistgen.data.export import FORMATS, STDOUT, ImageStream, export_data
 from mnistgen.data.families import DIGITS
 from mnistgen.data.photographs import Steps, photograph
@@ -29,7 +29,9 @@ __all__ = [
     "ConversionKeywords",
     "Dataset",
     "ImageStream",
+    "Images",
     "Steps",
+    "as_dataset",
     "available_splits",
     "conversions",
     "data_folder",

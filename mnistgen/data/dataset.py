@@ -131,6 +131,26 @@ def content_hash(images: Tensor, labels: Tensor | None) -> str:
     return digest.hexdigest()[:16]
 
 
+# What the library's functions take for images: a `Dataset`, or what `as_dataset` makes one of.
+Images = Dataset | Tensor | Array | tuple[Any, Any]
+
+
+def as_dataset(data: Any, *, name: str = "images", num_classes: int | None = None) -> Dataset:
+    """A `Dataset` as it is, or one of images alone, of (images, labels), labels None too, or of a torch dataset of
+    (image, label): as `Dataset.of`, and raising as it does. `num_classes` is for labels that may lack the last ones.
+    """
+    if isinstance(data, Dataset):
+        return data
+    images, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    if isinstance(data, torch.utils.data.Dataset):
+        try:
+            images, labels = zip(*(data[place] for place in range(len(data))), strict=True)  # type: ignore[arg-type]
+            images = np.stack([_array(image, f"{name}: an image") for image in images])
+        except (TypeError, ValueError) as error:  # no length, no pairs, or images of several sizes
+            raise DataError(f"{name}: {type(data).__name__} is no dataset of (image, label): {error}.") from error
+    return Dataset.of(images, labels, name=name, num_classes=None if labels is None else num_classes)
+
+
 def joined(parts: Sequence[Dataset], split: str) -> Dataset:
     """Parts of one dataset, one after another. Raises `DataError` where some have labels and others have none."""
     first, *rest = parts

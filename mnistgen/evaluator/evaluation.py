@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnistgen.data import Dataset, to_float
+from mnistgen.data import Dataset, Images, as_dataset, to_float
 from mnistgen.errors import UsageError, suggestion
 from mnistgen.evaluator.networks import Classifier
 
@@ -122,8 +122,12 @@ def predict(model: Classifier, data: Dataset, *, batch_size: int = BATCH) -> Ten
     return extract(model, data.images, layers=["logits"], batch_size=batch_size)["logits"].softmax(1)
 
 
-def evaluate(model: Classifier, data: Dataset, *, batch_size: int = BATCH) -> Evaluation:
-    """Classify labelled images. Raises `UsageError` where the data has classes that the model does not know."""
+def evaluate(model: Classifier, data: Images, *, batch_size: int = BATCH) -> Evaluation:
+    """Classify labelled images, a `Dataset` or what `as_dataset` makes one of.
+
+    Raises `UsageError` where the data has classes that the model does not know, `DataError` where it has no labels.
+    """
+    data = as_dataset(data, num_classes=model.num_classes)
     if data.num_classes != model.num_classes:
         raise UsageError(
             f"{data.name} has {data.num_classes} classes and this classifier knows {model.num_classes}; "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, load, read_checkpoint
-from mnistgen.data import DIGITS, ConversionKeywords, Dataset, load_data, load_images
+from mnistgen.data import DIGITS, ConversionKeywords, Dataset, Images, as_dataset, load_data, load_images
 from mnistgen.data.dataset import content_hash
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
 from mnistgen.model import GenerativeModel
@@ -145,7 +145,7 @@ class ImageSource(Source):
 
 
 # Whatever holds or draws images; see `open_source`.
-Scorable = str | Path | GenerativeModel | Dataset | tuple[Tensor, Tensor | None] | Source
+Scorable = str | Path | GenerativeModel | Images | Source
 
 
 def sampling_options(model: GenerativeModel) -> dict[str, Any]:
@@ -168,8 +168,8 @@ def open_source(
     **how: Unpack[ConversionKeywords],
 ) -> Source:
     """Whatever holds or draws images: a checkpoint (name, folder or file), a split of a dataset ("mnist:train"), a
-    folder of images, an NPZ, CSV or IDX file (with :SPLIT where it has several), a model, a `Dataset`, or (images,
-    labels or None).
+    folder of images, an NPZ, CSV or IDX file (with :SPLIT where it has several), a model, a `Dataset`, or what
+    `as_dataset` makes one of: arrays of images, or (images, labels or None).
 
     Raises `CheckpointError`, `DataError` or `UsageError` where it is none of them.
     """
@@ -177,12 +177,11 @@ def open_source(
         return source
     if isinstance(source, GenerativeModel):
         return ModelSource(name or type(source).__name__, source.to(device), None, batch_size, dict(knobs or {}))
-    if isinstance(source, Dataset):
-        called = name or f"{source.name}-{source.split}"
-        return ImageSource(called, source.images, source.labels, source.name, source.notes)
-    if isinstance(source, tuple):
-        images, labels = source
-        return _tensors(images, labels, name or "images")
+    if not isinstance(source, str | Path):
+        data = as_dataset(source, name=name or "images")
+        own = isinstance(source, Dataset)
+        called = name or (f"{data.name}-{data.split}" if own else data.name)
+        return ImageSource(called, data.images.cpu(), data.labels, data.name if own else "", data.notes)
     text = str(source)
     place, colon, split = text.rpartition(":")
     if not Path(text).exists() and is_named(place if colon else text):
@@ -221,14 +220,3 @@ def dataset_of(sources: Sequence[Source], *, by_name: bool = False) -> str:
     if found and not by_name and not is_named(found[0]):
         raise UsageError(f"These are of {found[0]}, a dataset of your own: name its path with --data.")
     return found[0] if found else "mnist"
-
-
-def _tensors(images: Tensor, labels: Tensor | None, name: str) -> ImageSource:
-    if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (1, 28, 28):
-        raise UsageError(
-            f"{name}: images are {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}; a score takes "
-            "(n, 1, 28, 28) uint8, which `mnistgen.to_uint8` makes of floats in [-1, 1] by rounding."
-        )
-    if labels is not None and (labels.shape != images.shape[:1] or labels.dtype != torch.int64):
-        raise UsageError(f"{name}: {len(images)} images need labels ({len(images)},) int64, not {tuple(labels.shape)}.")
-    return ImageSource(name, images.cpu(), None if labels is None else labels.cpu())
