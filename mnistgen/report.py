@@ -69,7 +69,8 @@ def curves(log: Path, path: Path, title: str) -> None:
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
         if len(lines) > 1:  # above the axes, where it hides nothing
-            axes.legend(fontsize=7, ncols=len(lines), frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98))
+            place = {"loc": "lower right", "bbox_to_anchor": (1, 0.98), "ncols": len(lines), "handlelength": 1}
+            axes.legend(fontsize=7, frameon=False, columnspacing=1, **place)
         if name in LOOKS.values():
             axes.set_ylim(-0.02, 1.02)
         elif name != RATE:

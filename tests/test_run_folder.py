@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,23 @@ def test_killed_after_the_last_save(
     before = contents(tmp_path / "run")
     assert "missing" not in run("train", "tiny", "--resume", "--out", out)
     assert contents(tmp_path / "run") == before
+
+
+def test_interrupted_in_the_last_step(home: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures may take long: they are left to --resume."""
+    plain, signals = Tiny.validation_loss, [signal.SIGINT]  # one alone, for a second one acts at once
+
+    def interrupted(self: Tiny, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor | None:
+        while signals:
+            signal.raise_signal(signals.pop())
+        return plain(self, x, y)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tiny, "validation_loss", interrupted)
+        text = run(*TRAIN, "--steps", "2", "--validate-every", "2", "--out", "last", code=130)
+    assert "interrupted at step 2; continue with: mnistgen train tiny --resume --out last" in text
+    assert not list((home / "last").glob("*.png"))
+    assert "made what was missing: last/grid.png" in run("train", "tiny", "--resume", "--out", "last")
 
 
 def test_a_run_of_an_earlier_version(copy: Path, run: Command) -> None:
