@@ -35,7 +35,7 @@ from mnistgen import (
     traverse_coordinate,
 )
 from mnistgen.checkpoint import Checkpoint
-from mnistgen.cli.sample import _parse, knob_help
+from mnistgen.cli.sample import EXAMPLES, knob_help, parse_with_knobs
 from mnistgen.cli.sample_bulk import labels_of_bulk, spread, write_bulk
 from mnistgen.cli.sample_pictures import SampleOptions, digits_of
 from mnistgen.sampling.room import _Peak
@@ -301,7 +301,7 @@ class Heir(Documented):
 def test_the_docstring_of_sample_is_the_help_of_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert knob_help(Documented) == knob_help(Heir) == {"steps": "How many of them there are."}
     with pytest.raises(SystemExit):
-        _parse(Documented(TinyConfig()), ["tiny", "--help"], "mnistgen sample")
+        parse_with_knobs(SampleOptions, Documented(TinyConfig()), ["tiny", "--help"], "mnistgen sample", EXAMPLES)
     text = capsys.readouterr().out
     assert "How many of them there are. (default: 2)" in text
     assert "How fast it goes. (default: 1.0)" in text

@@ -4,15 +4,16 @@ import dataclasses
 import inspect
 import json
 import shlex
+import sys
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import docstring_parser
 from torch import Tensor
 
-from mnistgen.checkpoint import WEIGHTS, find, load, read_checkpoint
-from mnistgen.cli.arguments import parse
+from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, load, read_checkpoint
+from mnistgen.cli.arguments import Common, parse
 from mnistgen.cli.sample_bulk import write_bulk
 from mnistgen.cli.sample_pictures import SampleOptions, draw_picture, rendered
 from mnistgen.console import out, show
@@ -22,6 +23,7 @@ from mnistgen.sampling import save_gif, save_png
 from mnistgen.text import docstring
 from mnistgen.training import resolve_device
 
+Flags = TypeVar("Flags", bound=Common)
 DEFAULT = "flow-mnist"  # what is sampled where no checkpoint is named
 EXAMPLES = """
 mnistgen sample                                                    ten of each digit by the shipped flow model
@@ -30,17 +32,7 @@ mnistgen sample vae-mnist --digits 0-9 --per-digit 10 --seed 0 --out grid.png
 mnistgen sample vae-mnist --digits 2026 --out year.png             those digits in a row
 mnistgen sample vae-mnist --count 1000 --out digits.npz            labelled data
 mnistgen sample vae-mnist --count 1000 --out digits/               a folder of PNGs by class
-mnistgen sample vae-mnist --interpolate 3 8                        a walk between random codes of two classes
-mnistgen sample vae-mnist --between 0 1 18 61                      walks between test images: 0 to 1, 18 to 61
-mnistgen sample vae-mnist --digits 5 --traverse                    each latent coordinate, of one class
-mnistgen sample vae-mnist --traverse --coordinate 3                one latent coordinate, of each class
-mnistgen sample vae-mnist --reconstruct                            test images above their reconstructions
-mnistgen train vae --latent-dim 2 --out vae-2d && mnistgen sample vae-2d --manifold
-mnistgen sample flow-mnist --path                                  from noise to digit; with --out path.gif, moving
-mnistgen sample flow-mnist --sweep steps 1 2 4 8 16 32             the same noise at each number of steps
-mnistgen sample flow-mnist --same-noise                            the same noise for each class
-mnistgen sample flow-mnist --inpaint right                         the right half of test images drawn anew
-mnistgen sample flow-mnist --vary 0.3 0.5 0.7                      variations of test images
+mnistgen draw --help                                               other pictures: interpolations, paths, edits, ...
 """
 
 
@@ -51,29 +43,42 @@ def run(arguments: list[str], prog: str) -> int:
         arguments = [DEFAULT, *arguments]
     path = find(arguments[0])
     model, about = load(path), read_checkpoint(path)
-    options, knobs = _parse(model, arguments, prog)
+    options, knobs = parse_with_knobs(SampleOptions, model, arguments, prog, EXAMPLES)
     model.to(resolve_device(options.device))
-    name = path.parent.name if path.name == WEIGHTS else path.stem
-    home = Path("samples") / (name or "sample")
-    source = {"Software": "mnistgen", "Source": shlex.join(["mnistgen", "sample", *arguments])}
-    provenance = source | {"Checkpoint": json.dumps(dataclasses.asdict(about)), "Seed": str(options.seed)}
-
     if options.count is not None and not (options.out is not None and options.out.suffix == ".png"):
+        name, home = _home(path)
         default = home / f"{options.count}-seed{options.seed}.{options.format or 'npz'}"
         if options.format in ("png", "idx"):
             default = default.with_suffix("")
+        provenance = _provenance(about, options, ["sample", *arguments])
         write_bulk(model, about, options, knobs, name=name, default=default, provenance=provenance)
         return 0
+    if flags := options.pictures:
+        verb = flags[0].removeprefix("--")
+        print(f"sample {flags[0]} will go: `mnistgen draw {verb}` draws the same, see its --help.", file=sys.stderr)
+    write_picture(model, about, options, knobs, path, ["sample", *arguments])
+    return 0
+
+
+def write_picture(
+    model: GenerativeModel,
+    about: Checkpoint,
+    options: SampleOptions,
+    knobs: dict[str, Any],
+    path: Path,
+    command: list[str],
+) -> None:
+    """Draw the picture of the options, write it, and show it where a terminal can; `path` is the checkpoint's."""
     ending = options.out.suffix if options.out is not None else ".png"
     moving = options.path and ending == ".gif"
     if ending != ".png" and not moving:
-        moves = ", or a .gif with --path" if ending == ".gif" else ""
+        moves = ", or a .gif of a path" if ending == ".gif" else ""
         raise UsageError(
-            f"--out {options.out}: a picture is a .png{moves}; for data in a folder or an .npz give --count."
+            f"--out {options.out}: a picture is a .png{moves}; for data in a folder or an .npz give `sample` --count."
         )
     picture = draw_picture(model, about, options, knobs, moving=moving)
-    target = options.out or home / f"{picture.name}.png"
-    frames = rendered(picture, options)
+    target = options.out or _home(path)[1] / f"{picture.name}.png"
+    frames, provenance = rendered(picture, options), _provenance(about, options, command)
     if moving:
         save_gif(target, frames, provenance)
     else:
@@ -81,7 +86,21 @@ def run(arguments: list[str], prog: str) -> int:
     if not options.quiet:
         show(picture.frames[-1])
     out().print(f"picture: {target}", markup=False)
-    return 0
+
+
+def _home(path: Path) -> tuple[str, Path]:
+    """The name of a checkpoint, and the folder of its pictures."""
+    name = path.parent.name if path.name == WEIGHTS else path.stem
+    return name, Path("samples") / (name or "sample")
+
+
+def _provenance(about: Checkpoint, options: SampleOptions, command: list[str]) -> dict[str, str]:
+    return {
+        "Software": "mnistgen",
+        "Source": shlex.join(["mnistgen", *command]),
+        "Checkpoint": json.dumps(dataclasses.asdict(about)),
+        "Seed": str(options.seed),
+    }
 
 
 def _place(grid: Tensor, page: Tensor, scale: int) -> str:
@@ -90,7 +109,9 @@ def _place(grid: Tensor, page: Tensor, scale: int) -> str:
     return f"{right - scale * width} {bottom - scale * height} {right} {bottom}"
 
 
-def _parse(model: GenerativeModel, arguments: list[str], prog: str) -> tuple[SampleOptions, dict[str, Any]]:
+def parse_with_knobs(
+    kind: type[Flags], model: GenerativeModel, arguments: list[str], prog: str, examples: str
+) -> tuple[Flags, dict[str, Any]]:
     """The host's flags, and the model's own sampling knobs: the keyword-only parameters of its `sample`."""
     parameters = inspect.signature(model.sample, eval_str=True).parameters.values()
     words = knob_help(type(model))
@@ -99,12 +120,12 @@ def _parse(model: GenerativeModel, arguments: list[str], prog: str) -> tuple[Sam
         for p in parameters
         if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
     ]
-    clash = {name for name, *_ in knobs} & {f.name for f in dataclasses.fields(SampleOptions)}
+    clash = {name for name, *_ in knobs} & {f.name for f in dataclasses.fields(kind)}
     if clash:
-        raise UsageError(f"{type(model).__name__}.sample has a knob {clash.pop()!r}, which is a flag of `sample`.")
-    together = dataclasses.make_dataclass("Sample", knobs, bases=(SampleOptions,), frozen=True, kw_only=True)
-    together.__doc__ = docstring(SampleOptions)
-    options: Any = parse(together, arguments, prog=prog, examples=EXAMPLES)
+        raise UsageError(f"{type(model).__name__}.sample has a knob {clash.pop()!r}, which is a flag of `{prog}`.")
+    together = dataclasses.make_dataclass("Sample", knobs, bases=(kind,), frozen=True, kw_only=True)
+    together.__doc__ = docstring(kind)
+    options: Any = parse(together, arguments, prog=prog, examples=examples)
     return options, {name: getattr(options, name) for name, *_ in knobs}
 
 

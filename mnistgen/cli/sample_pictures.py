@@ -112,8 +112,23 @@ class SampleOptions(Reading):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
-        kinds = {
-            "--count": self.count is not None,
+        of_data = ("--between", "--reconstruct", "--inpaint", "--vary")
+        kinds = [*(["--count"] if self.count is not None else []), *self.pictures]
+        if len(kinds) > 1:
+            raise UsageError(f"{' and '.join(kinds)} make different things; give one of them.")
+        if self.coordinate is not None and not self.traverse:
+            raise UsageError("--coordinate says which coordinate --traverse is to vary; give --traverse, too.")
+        if self.data and not set(kinds) & set(of_data):
+            raise UsageError(f"--data says whose images {', '.join(of_data)} take; give one of them, too.")
+        if self.count is None and (self.class_counts != "auto" or self.format is not None):
+            raise UsageError("--class-counts and --format are of data in bulk; give --count, too.")
+        if len(self.sweep) == 1:
+            raise UsageError(f"--sweep {self.sweep[0]} needs values: --sweep steps 1 2 4 8")
+
+    @property
+    def pictures(self) -> list[str]:
+        """The flags of other pictures than a grid that are given."""
+        given = {
             "--interpolate": self.interpolate is not None,
             "--between": bool(self.between),
             "--traverse": self.traverse,
@@ -125,18 +140,7 @@ class SampleOptions(Reading):
             "--inpaint": self.inpaint is not None,
             "--vary": bool(self.vary),
         }
-        of_data = ("--between", "--reconstruct", "--inpaint", "--vary")
-        if sum(kinds.values()) > 1:
-            given = " and ".join(name for name, is_given in kinds.items() if is_given)
-            raise UsageError(f"{given} make different things; give one of them.")
-        if self.coordinate is not None and not self.traverse:
-            raise UsageError("--coordinate says which coordinate --traverse is to vary; give --traverse, too.")
-        if self.data and not any(kinds[name] for name in of_data):
-            raise UsageError(f"--data says whose images {', '.join(of_data)} take; give one of them, too.")
-        if self.count is None and (self.class_counts != "auto" or self.format is not None):
-            raise UsageError("--class-counts and --format are of data in bulk; give --count, too.")
-        if len(self.sweep) == 1:
-            raise UsageError(f"--sweep {self.sweep[0]} needs values: --sweep steps 1 2 4 8")
+        return [name for name, is_given in given.items() if is_given]
 
 
 class Picture(NamedTuple):
