@@ -697,8 +697,9 @@ def test_inception_looks_on_the_scorers_device(scorer: Scorer, monkeypatch: pyte
     devices = []
     monkeypatch.setattr("mnistgen.scoring.scorer.check_inception_weights", lambda path: path)
     monkeypatch.setattr("mnistgen.scoring.scorer.inception_fid", lambda *_, device, **__: devices.append(device) or 1.0)
-    assert scorer.score(strokes(N, 3), inception=True).numbers["inception_fid"] == 1.0
-    assert devices == [scorer.device]
+    bare = Scorer("strokes", panel=scorer.panel, reference=scorer.reference)
+    assert bare.score(strokes(100, 3), inception=True).numbers["inception_fid"] == 1.0
+    assert devices == [bare.device]
 
 
 @pytest.fixture(scope="module")
