@@ -37,7 +37,7 @@ from mnistgen import (
 from mnistgen.checkpoint import Checkpoint
 from mnistgen.cli.sample import EXAMPLES, knob_help, parse_with_knobs
 from mnistgen.cli.sample_bulk import labels_of_bulk, spread, write_bulk
-from mnistgen.cli.sample_pictures import SampleOptions, digits_of
+from mnistgen.cli.sample_pictures import SampleOptions, digits_of, draw_picture
 from mnistgen.sampling.room import _Peak
 from mnistgen.scoring.reference import class_counts
 
@@ -151,6 +151,25 @@ class TestBulk:
         assert self.labels(mine, count=10_000)[1] == "the classes in turn"
         with pytest.raises(UsageError, match="the test set of my-own-npz is not known here; give --class-counts equal"):
             self.labels(mine, count=10_000, class_counts="test")
+
+    def test_a_model_of_some_classes_draws_those_and_one_without_labels_writes_none(self, tmp_path: Path) -> None:
+        some, none = Tiny(TinyConfig(), 4), Tiny(TinyConfig(), 1)
+        some.trained_classes, some.class_names = (1, 3), ("a", "b", "c", "d")
+        none.trained_classes = ()
+        for model, name in ((some, "some"), (none, "none"), (Duel(TinyConfig(), 4), "duel")):
+            flags = options(count=12, out=tmp_path / f"{name}.npz")
+            write_bulk(model, self.about, flags, {}, name=name, default=Path(), provenance={})
+        drawn = load_data(tmp_path / "some.npz")
+        assert drawn.labels is not None
+        assert drawn.labels.tolist() == [1, 3] * 6
+        assert drawn.class_names == ("a", "b", "c", "d")
+        assert load_data(tmp_path / "none.npz").labels is None
+        assert load_data(tmp_path / "duel.npz").labels is None
+        picture = draw_picture(some, self.about, options(), {}, moving=False)
+        assert (picture.frames[0].shape, list(picture.rows)) == ((2 * 30, 10 * 30), ["b", "d"])
+        picture = draw_picture(none, self.about, options(), {}, moving=False)
+        assert (picture.frames[0].shape, list(picture.rows)) == ((10 * 30, 10 * 30), [])
+        assert len(picture.frames[0].unfold(0, 30, 30).unfold(1, 30, 30).flatten(0, 1).unique(dim=0)) == 100
 
     @pytest.mark.parametrize("counts", [[1], [0, 3], [5, 0, 1, 7], [100, 1, 0, 899]])
     def test_a_spread_row_has_just_these_counts(self, counts: list[int]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mnistgen.checkpoint import Checkpoint
-from mnistgen.cli.sample_pictures import SampleOptions, digits_of, in_turn
+from mnistgen.cli.sample_pictures import SampleOptions, classes_of, in_turn
 from mnistgen.console import Display, out
 from mnistgen.data import STDOUT, ImageStream, export_data
 from mnistgen.errors import UsageError
@@ -50,11 +50,13 @@ def write_bulk(
                 display.update(piece.stop / count, f"{piece.stop} images", last=piece.stop == count)
 
     size = options.batch_size
-    stream = ImageStream(
-        images, lambda: (labels(piece.start, piece.stop) for piece in pieces()), count, about.num_classes, name
-    )
+    # What a model does not respect is no label of what it draws.
+    asked = (lambda: (labels(piece.start, piece.stop) for piece in pieces())) if model.respects_labels else None
+    classes, names = (model.num_classes, tuple(model.class_names)) if asked else (1, ())
+    stream = ImageStream(images, asked, count, classes, name, names)
     export_data(stream, target, kind, provenance=provenance)
-    out(stderr=target == STDOUT).print(f"{count} labelled images, {counts_are}: {target}", markup=False)
+    what = f"labelled images, {counts_are}" if asked else "images without labels"
+    out(stderr=target == STDOUT).print(f"{count} {what}: {target}", markup=False)
 
 
 def format_of(target: Path) -> str:
@@ -68,8 +70,10 @@ def format_of(target: Path) -> str:
 
 def labels_of_bulk(options: SampleOptions, model: GenerativeModel, about: Checkpoint) -> tuple[LabelsOf, str]:
     """The label of each image, by --class-counts, and a word on how many there are of each class."""
-    digits, _ = digits_of(options.digits, model.num_classes)
+    digits, _ = classes_of(options, model)
     count = options.count or 0
+    if not model.respects_labels:
+        return lambda start, stop: in_turn(digits, start, stop), ""
     if options.class_counts != "equal":
         found = None if options.class_counts == "auto" and options.digits else _test_labels(about, options)
         wanted = options.class_counts == "test" or (found is not None and count == len(found))

@@ -158,10 +158,10 @@ def draw_picture(
 ) -> Picture:
     """The picture that the options ask for; `moving`: as frames, where there are any."""
     seed = options.seed
-    digits, in_a_row = digits_of(options.digits, model.num_classes)
+    digits, in_a_row = classes_of(options, model)
     least = options.count or len(digits) * (options.per_digit or 1)  # images, at least
     require_pixels(least * math.prod(IMAGE_SHAPE), options.scale)
-    named = [model.class_names[digit] if model.class_names else str(digit) for digit in digits]
+    named = [model.class_name(digit) if model.trained_classes else "" for digit in digits]
     if options.path:
         return _path(model, digits, named, in_a_row, options, knobs, moving)
     if options.interpolate is not None:
@@ -233,9 +233,19 @@ def in_turn(digits: list[int], start: int, stop: int) -> Tensor:
     return torch.tensor(digits)[torch.arange(start, stop) % len(digits)]
 
 
+def classes_of(options: SampleOptions, model: GenerativeModel) -> tuple[list[int], bool]:
+    """The classes of --digits, and whether they are to stand in one row; by default those that the model knows.
+
+    A model that was trained without labels is told 0 of each image, and its pictures have ten rows, or columns.
+    """
+    if options.digits.strip():
+        return digits_of(options.digits, model.num_classes)
+    return list(model.trained_classes) or [0] * 10, False
+
+
 def digits_of(text: str, num_classes: int) -> tuple[list[int], bool]:
     """The classes that `--digits` names, and whether they are to stand in one row."""
-    text = text.strip() or f"0-{num_classes - 1}"
+    text = text.strip()
     digits, in_a_row = [], False
     if match := re.fullmatch(r"(\d{1,9})-(\d{1,9})", text):
         first, last = map(int, match.groups())
@@ -399,6 +409,10 @@ def _originals(model: GenerativeModel, about: Checkpoint, options: SampleOptions
 
 def _first(data: Dataset, digits: list[int], rows: int) -> Tensor:
     """The places of the first images of each class, `rows` rows of one image a class, (rows * len(digits),)."""
+    if data.labels is None:
+        if len(data) < rows * len(digits):
+            raise UsageError(f"{data.name} ({data.split}) has {len(data)} images, and {rows * len(digits)} are needed.")
+        return torch.arange(rows * len(digits))
     places = [(data.y == digit).nonzero().flatten()[:rows] for digit in digits]
     for digit, found in zip(digits, places, strict=True):
         if len(found) < rows:
