@@ -13,6 +13,7 @@ from mnistgen.evaluator.weights import build_classifier
 from mnistgen.limits import LARGEST_SEED, checked_seed, require_disk, require_memory, size
 from mnistgen.metrics import kid
 from mnistgen.sampling import room, same_noise
+from mnistgen.scoring.sources import ModelSource
 from mnistgen.training import resolve_device
 
 
@@ -84,3 +85,9 @@ def test_a_device_without_numbers_is_none() -> None:
     with pytest.raises(UsageError, match="'meta' cannot be used here"):
         resolve_device("meta")
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_score_of_more_images_than_fit_is_refused() -> None:
+    source = ModelSource("tiny", Tiny(TinyConfig(), num_classes=4))
+    with pytest.raises(UsageError, match="1000000000000 images would take about"):
+        source.draw(10**12, torch.arange(8) % 4, seed=0)

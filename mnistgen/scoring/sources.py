@@ -1,6 +1,7 @@
 """What can be scored: a checkpoint, images on disk, a split of a dataset, or tensors."""
 
 import inspect
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, load, read_checkpoint
 from mnistgen.data import DIGITS, ConversionKeywords, Dataset, Images, as_dataset, load_data, load_images
 from mnistgen.data.dataset import content_hash
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
-from mnistgen.model import GenerativeModel
+from mnistgen.limits import require_memory
+from mnistgen.model import IMAGE_SHAPE, GenerativeModel
 from mnistgen.sampling import BATCH, sample_batches
 from mnistgen.scoring.reference import class_counts, draw, is_named
 
@@ -81,6 +83,7 @@ class ModelSource(Source):
     def draw(
         self, n: int, reference_labels: Tensor, *, seed: int, progress: Callable[[float], None] | None = None
     ) -> Drawn:
+        require_memory(2 * math.prod(IMAGE_SHAPE) * n, f"{n} images")  # drawn, then side by side
         start = time.perf_counter()
         counts = torch.tensor(class_counts(reference_labels, n))
         labels = torch.arange(len(counts)).repeat_interleave(counts)
