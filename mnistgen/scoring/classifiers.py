@@ -26,7 +26,7 @@ from mnistgen.transforms import Distortion
 
 LEAST = 100  # images a side
 THRESHOLD = 127  # the brightest pixel that is black when binarised
-TWO_SAMPLE_STEPS = 750  # 96,000 images: 6 passes over four fifths of 10,000 images a side
+TWO_SAMPLE_STEPS = 400  # 51,200 images: 3 passes over four fifths of 10,000 images a side
 TRAINED_ON = 0.8  # share of the images that the two-sample test trains on; of the others is the accuracy
 CAS_STEPS = 1200  # 153,600 images: 15 passes over 10,000
 
@@ -165,8 +165,8 @@ def two_sample(
     on `seed` and that size and not on the samples. Four trainings of `steps` steps; `progress` is called after each
     step with what is trained and the share of it that is done.
 
-    MNIST's training images are told from its test images, which other writers wrote, with 53% at 2,000 and at 10,000
-    images a side; 2,000 with 0 to 3 at random for each black pixel are told with 100%, and binarised with 51%.
+    10,000 samples of the shipped flow model are told from test images with 95%; `benchmarks/two_sample.py` says what
+    noise is told.
 
     Raises `UsageError` where images are not of that shape and type or fewer than 100.
     """
