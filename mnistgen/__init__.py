@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mnistgen.building import create_model
     from mnistgen.checkpoint import Checkpoint, load, read_checkpoint, save
     from mnistgen.data import Dataset, load_data, to_float, to_uint8, train_validation_split
     from mnistgen.errors import (
@@ -57,9 +58,10 @@ if TYPE_CHECKING:
     )
     from mnistgen.scoring import Score, Scorer, score
     from mnistgen.testing import check_model
-    from mnistgen.training import Step, fit
+    from mnistgen.training import Step, fit, train
 
 _HOME = {
+    "building": ("create_model",),
     "checkpoint": ("Checkpoint", "load", "read_checkpoint", "save"),
     "data": ("Dataset", "load_data", "to_float", "to_uint8", "train_validation_split"),
     "errors": (
@@ -109,7 +111,7 @@ _HOME = {
     ),
     "scoring": ("Score", "Scorer", "score"),
     "testing": ("check_model",),
-    "training": ("Step", "fit"),
+    "training": ("Step", "fit", "train"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -141,6 +143,7 @@ __all__ = [
     "UsageError",
     "augment",
     "check_model",
+    "create_model",
     "fit",
     "grid",
     "inpaint",
@@ -166,6 +169,7 @@ __all__ = [
     "sweep",
     "to_float",
     "to_uint8",
+    "train",
     "train_validation_split",
     "traverse",
     "traverse_coordinate",

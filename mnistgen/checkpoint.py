@@ -20,6 +20,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from mnistgen import integrity, registry
+from mnistgen.building import rebuild
 from mnistgen.data import Dataset
 from mnistgen.errors import (
     CheckpointError,
@@ -29,11 +30,13 @@ from mnistgen.errors import (
     UsageError,
     suggestion,
 )
+from mnistgen.fields import checked
 from mnistgen.files import atomic_file
-from mnistgen.model import GenerativeModel, Trainable
+from mnistgen.model import GenerativeModel, Trainable, uncompiled
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
+PREFIX = "mnistgen:"  # before a name: the shipped checkpoint, whatever there is in the working folder
 HOME = Path("checkpoints")  # where training writes by default, in the working folder
 # The starter checkpoints: in the package where it is installed from a wheel, beside it in a clone.
 SHIPPED = [folder / "checkpoints" for folder in Path(__file__).parents[:2]]
@@ -82,6 +85,7 @@ def save(
     Pass the averaged model of a run (`step.ema`). Raises `CheckpointError` where a weight is not finite (what is
     at `path` stays) and `MnistgenError` where the file cannot be written.
     """
+    model = uncompiled(model)
     entry = registry.entry_of(type(model))
     write(
         path,
@@ -107,7 +111,7 @@ def write(
     **about: Any,
 ) -> None:
     """What `save` and its like for classifiers share; `about` is the rest of the `Checkpoint`."""
-    path = _weights_file(Path(path))
+    path, network = _weights_file(Path(path)), uncompiled(network)
     description = Checkpoint(
         config=asdict(network.config),
         num_classes=network.num_classes,
@@ -119,9 +123,10 @@ def write(
         scores=dict(scores or {}),
         **about,
     )
+    state = {name.replace("_orig_mod.", ""): tensor for name, tensor in network.state_dict().items()}  # compiled parts
     tensors = {
         name: tensor.detach().cpu().clone().contiguous()
-        for name, tensor in network.state_dict().items()
+        for name, tensor in state.items()
         if not is_training_only(network, name)
     }
     for name, tensor in tensors.items():
@@ -160,11 +165,12 @@ def load(
                 f"{path}: needs the plugin {about.model!r} of {about.distribution}. {error}"
             ) from error
     try:
-        model = model_class(model_class.Config.from_json(json.dumps(about.config)), about.num_classes)
+        config = model_class.Config.from_dict(about.config)
+        model = rebuild(model_class, config, about.num_classes, weights)
         own = {name: tensor for name, tensor in model.state_dict().items() if is_training_only(model, name)}
         model.load_state_dict(own | weights)
         about.tell_classes(model)
-    except (ContractError, RuntimeError, TypeError) as error:
+    except (ContractError, UsageError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{path}: does not fit the installed {about.model!r} (written by {about.distribution} {about.version}): "
@@ -235,36 +241,40 @@ def _described(path: Path, header: Mapping[str, Any]) -> Checkpoint:
     try:
         known = {item.name for item in fields(Checkpoint)}
         metadata = header.get("__metadata__", {})
-        about = Checkpoint(**{name: json.loads(value) for name, value in metadata.items() if name in known})
-    except (TypeError, ValueError, RecursionError) as error:
+        values = {name: json.loads(value) for name, value in metadata.items() if name in known}
+        about = Checkpoint(**checked(Checkpoint, values))
+    except (TypeError, ValueError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{path}: is no mnistgen checkpoint, or is damaged: {error}") from error
     if about.format != FORMAT:
         raise CheckpointError(
             f"{path}: has format {about.format}, and this mnistgen reads format {FORMAT}. Upgrade it."
         )
-    if not isinstance(about.config, dict) or not isinstance(about.num_classes, int) or not _sound_classes(about):
+    if not _sound_classes(about):
         raise CheckpointError(f"{path}: is damaged: its description makes no sense.")
     return about
 
 
 def _sound_classes(about: Checkpoint) -> bool:
-    k, classes, names = about.num_classes, about.classes, about.class_names
-    if k < 1 or not isinstance(names, list) or len(names) not in (0, k) or not all(isinstance(x, str) for x in names):
-        return False
-    if classes is None:
-        return True
-    sound = isinstance(classes, list) and all(type(x) is int and 0 <= x < k for x in classes)
-    return sound and classes == sorted(set(classes))
+    k, classes = about.num_classes, about.classes or []
+    of_k = all(0 <= label < k for label in classes) and classes == sorted(set(classes))
+    return k >= 1 and of_k and len(about.class_names) in (0, k)
 
 
 def find(source: str | Path) -> Path:
     """The weights file of a checkpoint given as a file, a folder, or a name.
 
-    A name is one under `checkpoints/` in the working folder, else one of the starter checkpoints that are shipped; a
-    model's name alone, `vae`, is its checkpoint for MNIST, `vae-mnist`. Raises `CheckpointNotFoundError` that names the
-    nearest one there is.
+    A name is one under `checkpoints/` in the working folder, else one of the starter checkpoints that are shipped;
+    `mnistgen:NAME` always means the latter. A model's name alone, `vae`, is its checkpoint for MNIST, `vae-mnist`.
+    Raises `CheckpointNotFoundError` that names the nearest one there is.
     """
     given = Path(source)
+    if str(source).startswith(PREFIX):
+        name = str(source).removeprefix(PREFIX)
+        path = _shipped(name)
+        if path is None:
+            ship = (file.stem for folder in SHIPPED for file in folder.glob("*.safetensors"))
+            raise CheckpointNotFoundError(f"There is no shipped checkpoint {name!r}. {suggestion(name, ship)}")
+        return path
     places = [given, HOME / given, HOME / f"{source}.safetensors"]
     if given == Path(given.name):
         places += [folder / f"{given.name}.safetensors" for folder in SHIPPED]
@@ -287,6 +297,25 @@ def find(source: str | Path) -> Path:
     raise CheckpointNotFoundError(
         f"There is no checkpoint {str(source)!r}, as a file, a folder or in {HOME}/.{unreadable} {hint}"
     )
+
+
+def _shipped(name: str) -> Path | None:
+    """The shipped checkpoint of that name, or for MNIST of the model of that name."""
+    if Path(name).name != name:
+        return None
+    files = (folder / f"{stem}.safetensors" for stem in (name, f"{name}-mnist") for folder in SHIPPED)
+    return next((file for file in files if file.is_file()), None)
+
+
+def hidden(source: str | Path) -> str:
+    """A sentence where a name means a checkpoint of the working folder and hides the shipped one; else empty."""
+    shipped = _shipped(str(source))
+    if shipped is None:
+        return ""
+    path = find(source)
+    if path.samefile(shipped):
+        return ""
+    return f"{source} is {path} here; the checkpoint that ships with mnistgen is {PREFIX}{source}."
 
 
 def checkpoint_names() -> list[str]:

@@ -17,17 +17,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from mnistgen.errors import ContractError, UsageError, suggestion
+from mnistgen.errors import ContractError, UsageError
+from mnistgen.fields import checked, require_type, types_of
 from mnistgen.limits import checked_seed
 
+M = TypeVar("M")
 IMAGE_SHAPE = (1, 28, 28)
+MOST_CLASSES = 65_536
 
 
 class Loss(NamedTuple):
@@ -64,6 +67,8 @@ class BaseConfig:
     """Largest gradient norm of a loss; 0 does not clip."""
 
     def __post_init__(self) -> None:
+        for name, hint in types_of(type(self)).items():
+            require_type(name, getattr(self, name), hint)
         self.require("epochs", "batch_size", "lr", above=0)
         self.require("weight_decay", "warmup_steps", "clip_norm", "ema_decay", least=0)
         self.require("ema_decay", below=1)
@@ -86,18 +91,24 @@ class BaseConfig:
 
     def to_json(self) -> str:
         """The fields as a JSON object."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The config with these fields, and defaults for the rest; the inverse of `to_dict`, also through JSON.
+
+        Raises `UsageError` on a field that this class does not have, and on a value that is not of its type.
+        """
+        return cls(**checked(cls, values))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`. Raises `ContractError` on a field that this class does not have."""
-        values: dict[str, Any] = json.loads(text)
-        known = {field.name for field in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                raise ContractError(f"{cls.__qualname__} has no field {name!r}. {suggestion(name, known)}")
-        arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**arguments)
+        """The inverse of `to_json`. Raises as `from_dict`."""
+        return cls.from_dict(json.loads(text))
 
 
 class Noise:
@@ -153,6 +164,8 @@ class Trainable(nn.Module, ABC):
         if not isinstance(config, self.Config):
             raise ContractError(f"{type(self).__name__} needs a {self.Config.__qualname__}, not {config!r}.")
         self.config = config
+        if not 1 <= num_classes <= MOST_CLASSES:
+            raise UsageError(f"num_classes is {num_classes}; it must be from 1 to {MOST_CLASSES}.")
         self.num_classes = num_classes
         # The labels of the images that it was trained on, ascending: all, until `fit` or a checkpoint knows better;
         # none, where the images had no labels.
@@ -186,6 +199,11 @@ class Trainable(nn.Module, ABC):
         """The loss to compare on held-out images, lower is better, or None where there is no such thing (a GAN)."""
         losses = list(self.losses(x, y))
         return losses[0].value if len(losses) == 1 else None
+
+
+def uncompiled(model: M) -> M:
+    """The model itself, where it is wrapped by `torch.compile`."""
+    return getattr(model, "_orig_mod", model)
 
 
 class GenerativeModel(Trainable):

@@ -17,11 +17,12 @@ import itertools
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,11 +31,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from mnistgen.building import float32
 from mnistgen.contract import check_loss, check_losses, check_optimizers, check_validation_loss, optimizer_of, told
 from mnistgen.data import Dataset, Images, as_dataset, to_float
 from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, TrainingError, UsageError
 from mnistgen.limits import checked_seed, require_memory
-from mnistgen.model import IMAGE_SHAPE, HasLikelihood, Loss, Trainable
+from mnistgen.model import IMAGE_SHAPE, HasLikelihood, Loss, Trainable, uncompiled
 from mnistgen.nn import computes_in_bfloat16
 
 WARMUP_SHARE = 0.1  # the warm-up never takes more than this share of a run
@@ -56,6 +58,9 @@ _COUNTERS = (
 _SHAPED_AS_PARAMETERS = frozenset(
     ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "momentum", "mean", "square")
 )
+
+
+M = TypeVar("M", bound=Trainable)
 
 
 class Part(NamedTuple):
@@ -214,6 +219,7 @@ def fit(
     that do not divide), `TrainingError` (a loss or gradient that is not finite; the weights are then those of the last
     good step), `CheckpointError` (a foreign `state`).
     """
+    model = uncompiled(model)
     data = as_dataset(data, name="training images")
     if validation is not None:
         validation = as_dataset(validation, name="validation images")
@@ -253,7 +259,7 @@ def fit(
     model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.trained_classes, model.class_names = data.classes, data.class_names
     if state is None:
-        with told("prepare()", type(model)):
+        with told("prepare()", type(model)), float32():
             model.prepare(data.images)
         if init is not None:
             model.load_state_dict({**model.state_dict(), **init})
@@ -317,6 +323,18 @@ def fit(
         )
         if last:
             return
+
+
+def train(model: M, data: Images, **options: Any) -> M:
+    """Train to the end of the run and return the averaged model, in eval mode: what is to be sampled, scored and saved.
+
+    `options` are those of `fit`, which yields after each step. Raises as `fit`, and `UsageError` where a `state` is
+    that of a run which has ended.
+    """
+    last = deque(fit(model, data, **options), maxlen=1)
+    if not last:
+        raise UsageError("This run is finished already; there is nothing to resume.")
+    return last[0].ema  # type: ignore[return-value]
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -429,7 +447,8 @@ def _seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
     try:
         for generator in generators:
             generator.manual_seed(number)
-        yield
+        with float32():
+            yield
     finally:
         for generator, state in zip(generators, before, strict=True):
             generator.set_state(state)

@@ -1,8 +1,10 @@
 """Checkpoints: what goes in comes out, and what is damaged is said so."""
 
+import copy
 import functools
 import hashlib
 import json
+import math
 import pickle
 import random
 import shutil
@@ -17,12 +19,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny import Tiny, TinyConfig, blobs
+from tiny import Tiny, TinyConfig, Walker, blobs
 
 import mnistgen
-from mnistgen import CheckpointError, integrity, load, read_checkpoint, sample, save
-from mnistgen.checkpoint import find, load_state, save_state
+from mnistgen import (
+    CheckpointError,
+    ContractError,
+    UsageError,
+    fit,
+    integrity,
+    load,
+    read_checkpoint,
+    sample,
+    save,
+    score,
+    train,
+)
+from mnistgen.checkpoint import find, hidden, load_state, save_state
+from mnistgen.cli import main
 from mnistgen.evaluator import load_classifier
+from mnistgen.scoring import open_source
 
 
 @pytest.fixture
@@ -277,3 +293,95 @@ def test_a_folder_that_cannot_be_read_hides_no_shipped_model(tmp_path: Path, mon
     assert find("vae").name == "vae-mnist.safetensors"
     with pytest.raises(CheckpointError, match=r"nosuch: cannot be read: Permission denied\. There is"):
         find("nosuch")
+
+
+def test_a_compiled_model_is_saved_as_the_model_it_wraps(model: Tiny, tmp_path: Path) -> None:
+    save(tmp_path / "a.safetensors", model)
+    save(tmp_path / "b.safetensors", torch.compile(model))
+    model.encoder = torch.compile(model.encoder)
+    save(tmp_path / "c.safetensors", model)
+    model.compile()
+    save(tmp_path / "d.safetensors", model)
+    for name in "abcd":
+        assert read_checkpoint(tmp_path / f"{name}.safetensors") == read_checkpoint(tmp_path / "a.safetensors")
+        again = load(tmp_path / f"{name}.safetensors", model_class=Tiny)
+        assert torch.equal(again.encoder.weight, model.encoder.weight)
+    assert torch.equal(sample(torch.compile(again), [1, 2]), sample(again, [1, 2]))
+
+
+def test_another_default_of_floats_does_no_harm(tmp_path: Path) -> None:
+    def outcome() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        trained = mnistgen.train(mnistgen.create_model("vae", 4, width=4, latent_dim=2), blobs(), steps=2, device="cpu")
+        path = tmp_path / f"{torch.get_default_dtype()}.safetensors"
+        save(path, trained)
+        return sample(trained, [0, 1]), sample(load(path), [0, 1]), sample(load("vae-mnist"), [3])
+
+    expected = outcome()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = outcome()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(expected, found, strict=True):
+        assert (one.int() - other.int()).abs().max() <= 1
+
+
+def test_a_local_checkpoint_that_hides_a_shipped_one_is_told(
+    model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("mnistgen:flow") == find("mnistgen:flow-mnist") == find("flow")
+    assert hidden("flow") == hidden("flow-mnist") == hidden("mnistgen:flow") == ""
+    shipped = find("vae")
+    save("checkpoints/flow-mnist", load("vae"), steps=3)
+    for name in ("flow", "flow-mnist"):
+        assert read_checkpoint(name).model == "vae"
+        assert read_checkpoint(f"mnistgen:{name}").model == "flow"
+        assert hidden(name) == (
+            f"{name} is checkpoints/flow-mnist/model.safetensors here; the checkpoint that ships with mnistgen is "
+            f"mnistgen:{name}."
+        )
+    assert hidden("checkpoints/flow-mnist") == hidden(shipped) == ""
+    assert main(["sample", "flow", "--digits", "1", "--per-digit", "1", "--quiet", "--out", "a.png"]) == 0
+    assert "note: flow is checkpoints/flow-mnist/model.safetensors here" in capsys.readouterr().err
+    assert main(["sample", "mnistgen:vae", "--digits", "1", "--per-digit", "1", "--quiet", "--out", "a.png"]) == 0
+    assert capsys.readouterr().err == ""
+    assert open_source("mnistgen:vae").name == "vae-mnist"
+    with pytest.raises(CheckpointError, match=r"no shipped checkpoint 'flow-mnst'\. Did you mean 'flow-mnist'"):
+        find("mnistgen:flow-mnst")
+    with pytest.raises(CheckpointError, match="no shipped checkpoint"):
+        find("mnistgen:../checkpoints/flow-mnist")
+
+
+def test_numbers_that_are_not_finite_leave_no_model(model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = torch.zeros(4, 1, 28, 28), torch.arange(4)
+    walker = Walker(TinyConfig(), 4)
+    ten = Tiny(TinyConfig(), 10)
+    with torch.no_grad():
+        for network in (model, walker, ten):
+            network.decoder.weight[0, 0] = torch.nan
+    for attempt in (
+        lambda: sample(model, [0]),
+        lambda: score(ten, n=200),
+        lambda: mnistgen.sample_path(walker, [0]),
+        lambda: mnistgen.same_noise(model, [0]),
+        lambda: mnistgen.interpolate(model, 0, 1),
+        lambda: mnistgen.reconstruct(model, x, y),
+        lambda: mnistgen.inpaint(walker, x, y, mnistgen.region("left")),
+        lambda: mnistgen.vary(walker, x, y, strength=0.5),
+    ):
+        with pytest.raises(ContractError, match="not finite"):
+            attempt()
+    with pytest.raises(UsageError, match="temperature is nan"):
+        sample(model, [0], temperature=math.nan)
+
+
+def test_train_returns_the_averaged_model(model: Tiny) -> None:
+    last = list(fit(copy.deepcopy(model), blobs(), steps=3, device="cpu"))[-1]
+    trained = train(model, blobs(), steps=3, device="cpu")
+    assert isinstance(trained, Tiny)
+    assert not trained.training
+    assert torch.equal(trained.encoder.weight, last.ema.encoder.weight)
+    with pytest.raises(UsageError, match="finished already"):
+        train(model, blobs(), steps=3, device="cpu", state=last.run.state_dict())

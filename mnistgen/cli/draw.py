@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mnistgen.checkpoint import find, load, read_checkpoint
+from mnistgen.checkpoint import find, hidden, load, read_checkpoint
 from mnistgen.cli.arguments import Common, Reading, parse
 from mnistgen.cli.sample import parse_with_knobs, write_picture
 from mnistgen.cli.sample_pictures import SampleOptions
+from mnistgen.console import notes
 from mnistgen.errors import UsageError, suggestion
 from mnistgen.sampling import BATCH
 from mnistgen.text import docstring
@@ -189,6 +190,7 @@ def run(arguments: list[str], prog: str) -> int:
         parse(kind, rest, prog=prog, examples=examples)  # --help, or what is missing
         raise UsageError(f"Name the checkpoint first: {examples}")
     path = find(rest[0])
+    notes(filter(None, [hidden(rest[0])]))
     model, about = load(path), read_checkpoint(path)
     given, knobs = parse_with_knobs(kind, model, rest, prog, examples)
     model.to(resolve_device(given.device))

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import docstring_parser
 from torch import Tensor
 
-from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, load, read_checkpoint
+from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, hidden, load, read_checkpoint
 from mnistgen.cli.arguments import Common, parse
 from mnistgen.cli.sample_bulk import write_bulk
 from mnistgen.cli.sample_pictures import SampleOptions, draw_picture, rendered
-from mnistgen.console import out, show
+from mnistgen.console import notes, out, show
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel
 from mnistgen.sampling import save_gif, save_png
@@ -42,6 +42,7 @@ def run(arguments: list[str], prog: str) -> int:
     if not arguments or arguments[0].startswith("-"):
         arguments = [DEFAULT, *arguments]
     path = find(arguments[0])
+    notes(filter(None, [hidden(arguments[0])]))
     model, about = load(path), read_checkpoint(path)
     options, knobs = parse_with_knobs(SampleOptions, model, arguments, prog, EXAMPLES)
     model.to(resolve_device(options.device))

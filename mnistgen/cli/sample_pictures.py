@@ -54,7 +54,7 @@ class SampleOptions(Reading):
     standard_output = ("out",)
 
     source: Annotated[str, tyro.conf.Positional]
-    """A checkpoint: a name under checkpoints/, a folder or a .safetensors file."""
+    """A checkpoint: a name under checkpoints/, a folder or a .safetensors file; mnistgen:NAME is the one that ships."""
     digits: str = ""
     """Which classes: a range 0-9 or a list 0,3,8 makes a row each; digits run together, 2026, make that row."""
     per_digit: int | None = None

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 from rich.table import Table
 
-from mnistgen.checkpoint import checkpoint_names
+from mnistgen.checkpoint import checkpoint_names, hidden
 from mnistgen.cli.arguments import Reading, parse
 from mnistgen.console import Display, duration, notes, out, show
 from mnistgen.errors import UsageError, suggestion
@@ -46,7 +46,8 @@ class ScoreOptions(Reading):
     sources: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE ...", help_behavior_hint="")
     ] = ()
-    """What to score: checkpoints (name, folder or file), folders of images, NPZ files, or DATASET:SPLIT."""
+    """What to score: checkpoints (name, folder or file; mnistgen:NAME is the one that ships), folders of images, NPZ
+    files, or DATASET:SPLIT."""
     data: str = ""
     """The dataset to hold it against; default: that which the checkpoint was trained on, else mnist."""
     split: str = "test"
@@ -142,6 +143,7 @@ def run(arguments: list[str], prog: str) -> int:
         names = ", ".join(checkpoint_names())
         raise UsageError(f"Name what is to be scored: {prog} SOURCE ... There is {names}; images on disk will do, too.")
     device = resolve_device(options.device)
+    notes(filter(None, map(hidden, options.sources)))
     sources = [
         open_source(source, device=device, data_dir=options.data_dir, batch_size=options.batch_size, **options.how)
         for source in options.sources

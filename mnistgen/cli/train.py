@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from mnistgen import registry
-from mnistgen.checkpoint import HOME, WEIGHTS, load, save, weights_for
+from mnistgen.checkpoint import HOME, WEIGHTS, hidden, load, save, weights_for
 from mnistgen.cli.run_folder import FRAME, LOG, PICTURES, RunFolder
 from mnistgen.cli.training import Files, Meter, Outcome, TrainOptions, train
-from mnistgen.console import duration, out, show
+from mnistgen.console import duration, notes, out, show
 from mnistgen.contract import told
 from mnistgen.data import Dataset, to_float
 from mnistgen.errors import CheckpointError, UsageError
@@ -58,7 +58,8 @@ class GeneratorOptions(TrainOptions):
     """The flags of `train` that every generative model has."""
 
     init: str = ""
-    """Checkpoint of the same model whose weights to begin from: to train further, or on other images."""
+    """Checkpoint of the same model whose weights to begin from: to train further, or on other images; mnistgen:NAME is
+    the one that ships."""
     watch_every: int | None = None
     """Steps between looks at 1,000 samples by the audit evaluator; 0: never. Default: an epoch for a model without a
     validation loss (a GAN), never for others."""
@@ -87,7 +88,10 @@ class _GeneratorFiles(Files):
     def init(cls, model: Trainable, options: TrainOptions) -> Mapping[str, Tensor] | None:
         assert isinstance(options, GeneratorOptions)
         assert isinstance(model, GenerativeModel)
-        return weights_for(model, options.init) if options.init else None
+        if not options.init:
+            return None
+        notes(filter(None, [hidden(options.init)]))
+        return weights_for(model, options.init)
 
     @classmethod
     def way_on(cls, name: str, path: Path) -> str:

@@ -16,16 +16,15 @@ from pathlib import Path
 from types import FrameType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-import torch
 import torch.distributed as dist
 import tyro
 from torch import Tensor
 
+from mnistgen.building import build
 from mnistgen.checkpoint import WEIGHTS, load_state, save_state
 from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.run_folder import BEST, KEPT, LOG, MANIFEST, OPTIONS, STATE, RunFolder, read_object
 from mnistgen.console import Display, notes, numbers
-from mnistgen.contract import told
 from mnistgen.data import Dataset, dataset_name, load_training_data, train_validation_split
 from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, MnistgenError, UsageError
 from mnistgen.files import atomic_file
@@ -134,7 +133,7 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
             options, data = _data(options, rank)
         held_out = min(5000, len(data) // 10) if options.validation is None else options.validation
         training, validation = train_validation_split(data, held_out, options.seed) if held_out else (data, None)
-        model = _build(cls, config, data.num_classes, options.seed)
+        model = build(cls, config, data.num_classes, seed=options.seed)
         init = kind.init(model, options) if state is None else None
         files = kind(name, folder, options, config, training, whole=data) if rank == 0 else None
         display = Display(prog.partition(" ")[2], quiet=options.quiet or rank != 0)
@@ -314,13 +313,6 @@ def _is_of(value: Any, annotation: Any) -> bool:
         if fits:
             return True
     return False
-
-
-def _build(cls: type[Trainable], config: BaseConfig, num_classes: int, seed: int) -> Trainable:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        with told("__init__()", cls):
-            return cls(config, num_classes)
 
 
 class Meter:

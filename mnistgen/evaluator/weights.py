@@ -1,7 +1,6 @@
 """Classifiers as files in the checkpoint format, and those that ship in the package: two evaluators, one untrained."""
 
 import hashlib
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any
 
 import torch
 
+from mnistgen.building import build, rebuild
 from mnistgen.checkpoint import HOME, WEIGHTS, find, read, read_checkpoint, write
 from mnistgen.data import Dataset
 from mnistgen.errors import CheckpointError, ContractError, UsageError, suggestion
 from mnistgen.evaluator.networks import CLASSIFIERS, Classifier
-from mnistgen.limits import checked_seed
 
 SHIPPED = {
     "A": "evaluator-a.safetensors",
@@ -35,9 +34,7 @@ def classifier_class(name: str) -> type[Classifier]:
 def build_classifier(name: str, num_classes: int = 10, *, seed: int = 0, **fields: Any) -> Classifier:
     """An untrained classifier whose first weights come from `seed`; `fields` replace those of its config."""
     cls = classifier_class(name)
-    with torch.random.fork_rng():
-        torch.manual_seed(checked_seed(seed))
-        return cls(cls.Config(**fields), num_classes)
+    return build(cls, cls.Config.from_dict(fields), num_classes, seed=seed)
 
 
 def save_classifier(
@@ -81,7 +78,7 @@ def load_classifier(source: str | Path, *, device: str | torch.device = "cpu") -
         raise CheckpointError(f"{path}: holds no classifier. `mnistgen evaluator train NAME` makes one.")
     try:
         cls = classifier_class(about.classifier)
-        model = cls(cls.Config.from_json(json.dumps(about.config)), about.num_classes)
+        model = rebuild(cls, cls.Config.from_dict(about.config), about.num_classes, weights)
         model.load_state_dict(weights)
         about.tell_classes(model)
     except (UsageError, ContractError, RuntimeError, TypeError, ValueError) as error:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnistgen.building import build
 from mnistgen.checkpoint import load, save
 from mnistgen.data import Dataset
 from mnistgen.errors import LeakageError, MnistgenError
@@ -33,7 +34,6 @@ from mnistgen.experiments.records import Record, Records
 from mnistgen.experiments.subsets import check_exactly, check_trained_on, check_within, content, fingerprints
 from mnistgen.files import atomic_file
 from mnistgen.metrics import nearest, pixels
-from mnistgen.model import GenerativeModel
 from mnistgen.sampling import BATCH, sample_batches
 from mnistgen.training import Part
 
@@ -201,7 +201,8 @@ class Train(Cell):
     def run(self, bench: Bench) -> dict[str, Any]:
         data, about = self.training_images(bench)
         trained_on = self.check(bench, data)
-        model = build(bench.lab.models[self.model], self.config, data.num_classes, self.seed)
+        cls = bench.lab.models[self.model]
+        model = build(cls, cls.Config.from_json(self.config), data.num_classes, seed=self.seed)
         with bench.work.part(f"train {self.model}", self.steps):
             model = bench.lab.fit(model, data, steps=self.steps, seed=self.seed, say=bench.say)
         save(bench.records.made(self), model, dataset=data, steps=self.steps, seed=self.seed)
@@ -415,13 +416,6 @@ class Nearest(Cell):
             found = nearest(pixels(test.images), pixels(images)).indices[:, 0]
         right = int((labels[found] == test.y).sum())
         return {"accuracy": right / len(test), "errors": len(test) - right, "images": len(images)}
-
-
-def build(cls: type[GenerativeModel], config: str, num_classes: int, seed: int) -> GenerativeModel:
-    """An untrained generator whose first weights come from `seed`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return cls(cls.Config.from_json(config), num_classes)
 
 
 def joined(first: Dataset, second: Dataset) -> Dataset:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from mnistgen.building import build
 from mnistgen.errors import MnistgenError, described
 from mnistgen.evaluator import build_classifier, evaluate
-from mnistgen.experiments.cells import Cell, build, compared
+from mnistgen.experiments.cells import Cell, compared
 from mnistgen.experiments.lab import Lab
 from mnistgen.experiments.recipe import CLASSIFIER, generator_config
 from mnistgen.metrics import nearest, pixels
@@ -61,7 +62,7 @@ class Costs:
         if name in CLASSIFIER:
             return self._step(build_classifier(name, lab.train.num_classes, **CLASSIFIER[name]))
         cls = lab.models[name]
-        return self._step(build(cls, generator_config(name, cls).to_json(), lab.train.num_classes, seed=0))
+        return self._step(build(cls, generator_config(name, cls), lab.train.num_classes))
 
     def _learn(self, name: str) -> float:
         return self._step(build_classifier(name, self._lab.train.num_classes, **CAS_RECIPE))
@@ -84,7 +85,7 @@ class Costs:
     def _draw(self, name: str) -> float:
         lab = self._lab
         cls = lab.models[name]
-        model = build(cls, generator_config(name, cls).to_json(), lab.train.num_classes, seed=0).to(lab.device)
+        model = build(cls, generator_config(name, cls), lab.train.num_classes).to(lab.device)
         labels = torch.arange(IMAGES) % lab.train.num_classes
         return _timed(lambda: sample(model, labels)) / IMAGES
 

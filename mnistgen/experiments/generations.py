@@ -17,12 +17,13 @@ from typing import Any, Unpack, get_args
 
 import torch
 
+from mnistgen.building import build
 from mnistgen.checkpoint import save
 from mnistgen.console import Display
 from mnistgen.data import ConversionKeywords, Dataset
 from mnistgen.errors import UsageError, suggestion
 from mnistgen.experiments import recipe
-from mnistgen.experiments.cells import Bench, Cell, Subset, build, joined, read_images, write_images
+from mnistgen.experiments.cells import Bench, Cell, Subset, joined, read_images, write_images
 from mnistgen.experiments.crew import crew
 from mnistgen.experiments.design import Size
 from mnistgen.experiments.lab import Lab
@@ -96,7 +97,8 @@ class Generation(Cell):
 
     def run(self, bench: Bench) -> dict[str, Any]:
         data, work, lab = self.training_images(bench), bench.work, bench.lab
-        model = build(lab.models[self.model], self.config, data.num_classes, self.seed)
+        cls = lab.models[self.model]
+        model = build(cls, cls.Config.from_json(self.config), data.num_classes, seed=self.seed)
         with work.part(f"train {self.model}", self.steps):
             model = lab.fit(model, data, steps=self.steps, seed=self.seed, say=lambda done: bench.say(0.4 * done))
         labels = torch.arange(max(self.scored, self.subset.images)) % data.num_classes

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mnistgen.building import float32
 from mnistgen.contract import check_images, told
 from mnistgen.data import to_uint8
 from mnistgen.errors import UsageError
@@ -75,16 +76,19 @@ def pixels(images: Tensor, n: int, model: GenerativeModel, method: str) -> Tenso
 
 
 class Eval:
-    """Eval mode inside, the caller's mode afterwards."""
+    """Eval mode and float32 inside, the caller's mode and default of floats afterwards."""
 
     def __init__(self, model: GenerativeModel) -> None:
         self.model, self.training = model, model.training
+        self.floats = float32()
 
     def __enter__(self) -> None:
+        self.floats.__enter__()
         self.model.eval()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.model.train(self.training)
+        self.floats.__exit__(*error)
 
 
 def device_of(model: GenerativeModel) -> torch.device:

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, Unpack
 import torch
 from torch import Tensor
 
-from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, load, read_checkpoint
+from mnistgen.checkpoint import PREFIX, WEIGHTS, Checkpoint, find, load, read_checkpoint
 from mnistgen.data import DIGITS, ConversionKeywords, Dataset, Images, as_dataset, load_data, load_images
 from mnistgen.data.dataset import content_hash
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
 from mnistgen.limits import require_memory
-from mnistgen.model import IMAGE_SHAPE, GenerativeModel
+from mnistgen.model import IMAGE_SHAPE, GenerativeModel, uncompiled
 from mnistgen.sampling import BATCH, sample_batches
 from mnistgen.scoring.reference import class_counts, draw, is_named
 
@@ -176,6 +176,7 @@ def open_source(
 
     Raises `CheckpointError`, `DataError` or `UsageError` where it is none of them.
     """
+    source = uncompiled(source)
     if isinstance(source, Source):
         return source
     if isinstance(source, GenerativeModel):
@@ -186,7 +187,7 @@ def open_source(
         called = name or (f"{data.name}-{data.split}" if own else data.name)
         return ImageSource(called, data.images.cpu(), data.labels, data.name if own else "", data.notes)
     text = str(source)
-    place, colon, split = text.rpartition(":")
+    place, colon, split = ("", "", "") if text.startswith(PREFIX) else text.rpartition(":")
     if not Path(text).exists() and is_named(place if colon else text):
         if not colon:
             raise UsageError(f"{text} is a dataset; say which part is to be scored: {text}:train or {text}:test.")
