@@ -278,11 +278,9 @@ def test_wrong_input(scorer: Scorer) -> None:
     images, labels = strokes(N, 3)
     with pytest.raises(UsageError, match="too few images to score, 99"):
         score(scorer, images[:99], labels[:99])
-    with pytest.raises(UsageError, match="no images to score"):
+    with pytest.raises(DataError, match="holds no images"):
         score(scorer, images[:0], labels[:0])
-    with pytest.raises(UsageError, match="to_uint8"):
-        score(scorer, images.float() / 255, labels)
-    with pytest.raises(UsageError, match=r"\(1000, 1, 14, 14\)"):
+    with pytest.raises(DataError, match="14x14"):
         score(scorer, images[:, :, ::2, ::2], labels)
     with pytest.raises(UsageError, match="label 12, and the evaluator knows 0 to 9"):
         score(scorer, images, labels + 3)
@@ -290,6 +288,39 @@ def test_wrong_input(scorer: Scorer) -> None:
         scorer.score(Tiny(TinyConfig(), 4))
     with pytest.raises(UsageError, match="another dataset"):
         of_dataset(scorer.panel, Dataset(images, labels, 12, "other", "test"))
+
+
+def test_a_model_of_some_classes_is_held_against_real_images_of_those(scorer: Scorer) -> None:
+    model = Tiny(TinyConfig(), 9)
+    model.trained_classes = (3, 8)
+    found = scorer.score(model, name="some", training_images=100)
+    assert found.labels is not None
+    assert found.labels.unique().tolist() == [3, 8]
+    assert (found.protocol["n"], found.protocol["reference_n"]) == (200, 200)
+    assert found.protocol["reference"] == "strokes test (classes 3, 8)"
+    assert "classes 3, 8 alone, and are held against the 200 real images of those" in " ".join(found.notes)
+    assert "fid.A.penultimate" in found.scale["floor"]["mean"]
+    with pytest.raises(UsageError, match="another dataset"):
+        model.trained_classes = (3, 12)
+        scorer.score(model)
+
+
+def test_images_of_some_classes_are_as_near_as_real_ones(scorer: Scorer) -> None:
+    images, labels = strokes(N, 3)
+    some = (labels == 3) | (labels == 8)
+    found = scorer.score((images[some], labels[some]), name="some", training_images=100)
+    assert found.floors is not None
+    assert found.floors < 3
+
+
+def test_a_model_without_labels_is_scored_by_what_needs_none(scorer: Scorer) -> None:
+    model = Tiny(TinyConfig(), 1)
+    model.trained_classes = ()
+    found = scorer.score(model, n=200, name="none", training_images=100)
+    assert found.labels is None
+    assert {"fid.A.penultimate", "coverage.A.penultimate", "authentic"} <= found.numbers.keys()
+    assert "label_agreement" not in found.numbers
+    assert "no labels" in found.not_measured["label agreement"]
 
 
 def test_sources_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -46,6 +46,13 @@ class Reference:
     def labels(self) -> Tensor:
         assert self.seen.labels is not None
         return self.seen.labels
+
+    def of_classes(self, classes: Sequence[int]) -> "Reference":
+        """The images of these classes alone; the split says so."""
+        indices = torch.isin(self.labels, torch.tensor(classes)).nonzero().flatten()
+        images = None if self.images is None else self.images[indices.to(self.images.device)]
+        split = f"{self.split} (classes {', '.join(map(str, classes))})".strip()
+        return replace(self, split=split, seen=self.seen.subset(indices), images=images)
 
     def take(self, n: int) -> "Reference":
         """At most n of the images, at random by class, always the same ones: the first ones are another population."""

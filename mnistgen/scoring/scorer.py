@@ -1,5 +1,6 @@
 """The score of a source, beside its scale, with the protocol that makes it comparable."""
 
+import copy
 import importlib.metadata
 import shlex
 import time
@@ -96,6 +97,7 @@ class Scorer:
         else:
             self._hold_against_half(data, split, n, how)
         self._sums: dict[int, dict[str, GroupSums]] = {}
+        self._partial: dict[tuple[int, ...], Scorer] = {}  # by the classes that they keep to
         self.scales, self._scales_hash = read_scales(FOLDER, self.panel, self.reference)
         self._shipped_scales = set(self.scales)
 
@@ -155,7 +157,7 @@ class Scorer:
     def _halve(self, source: Source, n: int, split: str) -> None:
         """Take at most 2 n images of a source: one half as reference, the other for the floor."""
         own = source.labels if isinstance(source, ImageSource) else None
-        like = torch.arange(self.panel.num_classes) if own is None else own
+        like = torch.tensor(source.classes or range(self.panel.num_classes)) if own is None else own
         drawn = source.draw(2 * n, like, seed=AGAINST_SEED)
         self.labelled = drawn.labels is not None
         self.reference, self.control = halves(self.panel, drawn.images, drawn.labels, f"{source.name} {split}".strip())
@@ -190,6 +192,21 @@ class Scorer:
         seed, say = checked_seed(seed), progress or _silent
         source = open_source(source, name=name, device=self.device, data_dir=self.data_dir, **options)
         source.check(self.panel.num_classes)
+        there = tuple(self.reference.labels.unique().tolist())
+        classes = tuple(label for label in there if label in source.classes)
+        if classes and classes != there:
+            part = self._of_classes(classes)
+            return part.score(
+                source,
+                n=min(n, len(part.reference)),
+                seed=seed,
+                two_sample_test=two_sample_test,
+                cas=cas,
+                inception=inception,
+                inception_weights=inception_weights,
+                training_images=training_images,
+                progress=progress,
+            )
         if inception:
             inception_weights = check_inception_weights(inception_weights)
         if two_sample_test or cas or inception:  # not after minutes of other work
@@ -255,6 +272,27 @@ class Scorer:
             strip=strip,
             replicates=replicates,
         )
+
+    def _of_classes(self, classes: tuple[int, ...]) -> "Scorer":
+        """The same, with the images of some classes alone: what sources are held against that have no others."""
+        if classes not in self._partial:
+
+            def kept(data: Dataset | None) -> Dataset | None:
+                return data and data.subset(torch.isin(data.y, torch.tensor(classes)))
+
+            part = self._partial[classes] = copy.copy(self)
+            part.reference = self.reference.of_classes(classes)
+            part.training, part.control = kept(self.training), kept(self.control)
+            part.most = None if self.most is None else len(part.reference)
+            part.scales, part._shipped_scales, part._sums, part._partial = {}, set(), {}, {}
+            names = self.training.class_names if self.training is not None else ()
+            kinds = ", ".join(names[label] if names else str(label) for label in classes)
+            part.notes = [
+                *self.notes,
+                f"These images are of the classes {kinds} alone, and are held against the {len(part.reference)} real "
+                f"images of those: a score that compares with others of the same classes.",
+            ]
+        return self._partial[classes]
 
     def _replicates(self, seen: Seen) -> dict[str, Replicates]:
         """The bootstrap of FID under each evaluator that ranks, by the name of the number."""

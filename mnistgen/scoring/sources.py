@@ -49,6 +49,11 @@ class Source(ABC):
         """At most n images, with the class counts of the reference where that can be."""
 
     @property
+    @abstractmethod
+    def classes(self) -> tuple[int, ...]:
+        """The classes that its images are meant to be of, ascending; none where they have no labels."""
+
+    @property
     def about(self) -> dict[str, Any]:
         """What a report should say of it."""
         return {}
@@ -73,8 +78,14 @@ class ModelSource(Source):
         described = {} if self.checkpoint is None else {"checkpoint": asdict(self.checkpoint)}
         return described | {"sampling": sampling_options(self.model) | self.knobs}
 
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return self.model.trained_classes
+
     def check(self, num_classes: int) -> None:
-        if self.model.num_classes != num_classes:
+        # Labels that leave some out were made for more than they name.
+        whole = self.classes == tuple(range(self.model.num_classes))
+        if (whole and self.model.num_classes != num_classes) or max(self.classes, default=0) >= num_classes:
             raise UsageError(
                 f"{self.name} draws {self.model.num_classes} classes, and the evaluator knows {num_classes}: it is for "
                 "another dataset. Name the dataset that the model was trained on with --data."
@@ -87,6 +98,8 @@ class ModelSource(Source):
         start = time.perf_counter()
         counts = torch.tensor(class_counts(reference_labels, n))
         labels = torch.arange(len(counts)).repeat_interleave(counts)
+        if not self.classes:  # a model of images without labels is told 0 of each
+            labels = torch.zeros(n, dtype=torch.int64)
         labels = labels[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
         batches, done = [], 0
         for batch in sample_batches(self.model, labels, seed=seed, batch_size=self.batch_size, **self.knobs):
@@ -95,8 +108,8 @@ class ModelSource(Source):
             if progress:
                 progress(done / n)
         seconds = time.perf_counter() - start
-        asked = labels if self.model.conditional else None
-        counts_are = "as in the reference" if self.model.conditional else "the model's own"
+        asked = labels if self.model.respects_labels else None
+        counts_are = "as in the reference" if self.model.respects_labels else "the model's own"
         return Drawn(torch.cat(batches), asked, counts_are, seconds)
 
 
@@ -109,6 +122,10 @@ class ImageSource(Source):
     labels: Tensor | None
     dataset: str = ""
     notes: tuple[str, ...] = ()  # of what was done while they were read
+
+    @cached_property
+    def classes(self) -> tuple[int, ...]:
+        return () if self.labels is None else tuple(self.labels.unique().tolist())
 
     @cached_property
     def hash(self) -> str:
