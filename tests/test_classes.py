@@ -12,6 +12,8 @@ from tiny import Duel, Tiny, TinyConfig, blobs
 
 from mnistgen import CheckpointError, DataError, Dataset, UsageError, fit, load, read_checkpoint, sample, save
 from mnistgen.checkpoint import WEIGHTS
+from mnistgen.cli.sample_pictures import digits_of
+from mnistgen.data import export_data, load_data
 from mnistgen.evaluator import build_classifier
 from mnistgen.scoring.watch import Watch
 
@@ -97,3 +99,49 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_training_grid_has_a_row_a_class(folder: Path, name: str, rows: int) -> None:
     with Image.open(folder / name / "grid.png") as image:
         assert image.size == (10 * 60, rows * 60)
+
+
+def test_classes_are_asked_for_by_number_or_name() -> None:
+    model = trained(SOME)
+    assert digits_of("", model) == ([3, 8], False)
+    for text in ("3,8", "three,eight", "Three, EIGHT"):
+        assert digits_of(text, model) == ([3, 8], False)
+    assert digits_of("38", model) == ([3, 8], True)
+    for text in ("zero", "0", "0-8", "three,nine"):
+        with pytest.raises(UsageError, match="names no classes of this model: this model was trained on three, eight"):
+            digits_of(text, model)
+    assert digits_of("", trained(NONE)) == ([0] * 10, False)
+    with pytest.raises(UsageError, match="trained without labels"):
+        digits_of("0", trained(NONE))
+    model.class_names = ("T-shirt", "a", "A", *NAMES[3:])
+    model.trained_classes = tuple(range(9))
+    assert digits_of("t-shirt", model) == ([0], False)
+    assert digits_of("A,a", model) == ([2, 1], False)
+
+
+def test_samples_are_of_the_classes_trained_and_keep_their_names(folder: Path) -> None:
+    mnistgen(folder, "sample", "some", "--count", "6", "--out", "drawn", "--quiet")
+    assert {path.parent.name for path in (folder / "drawn").rglob("*.png")} == {"three", "eight"}
+    data = load_data(folder / "drawn", "all")
+    assert (data.classes, data.class_names, data.y.tolist()) == ((3, 8), NAMES, [3, 8] * 3)
+    assert "trained on three, eight" in mnistgen(folder, "sample", "some", "--digits", "zero", "--out", "x.png", code=2)
+    mnistgen(folder, "sample", "some", "--digits", "eight", "--count", "2", "--out", "eights.npz", "--quiet")
+    assert load_data(folder / "eights.npz").y.tolist() == [8, 8]
+
+
+def test_samples_without_labels_are_images_alone(folder: Path) -> None:
+    mnistgen(folder, "sample", "none", "--out", "grid.png", "--quiet")
+    mnistgen(folder, "sample", "none", "--count", "5", "--out", "drawn.npz", "--quiet")
+    data = load_data(folder / "drawn.npz")
+    assert (len(data), data.labels) == (5, None)
+
+
+@pytest.mark.parametrize(
+    "names", [("b", "a"), ("0", "1"), ("one", "2"), ("a/b", "c"), ("A", "a")], ids=lambda names: " ".join(names)
+)
+def test_class_folders_come_back_with_their_labels(tmp_path: Path, names: tuple[str, ...]) -> None:
+    data = Dataset.of(blobs(6).images, [0, 1] * 3, class_names=names)
+    export_data(data, tmp_path / "folder", "png")
+    again = load_data(tmp_path / "folder", "all")
+    assert again.hash == data.hash
+    assert (again.class_names == names) == (names == ("b", "a"))

@@ -435,9 +435,9 @@ def test_flags_that_do_not_go_together() -> None:
 
 
 def test_digits_in_any_number() -> None:
-    assert digits_of("31" * 2500, 4) == ([3, 1] * 2500, True)
-    assert digits_of("12", 26) == ([12], False)
+    assert digits_of("31" * 2500, Tiny(TinyConfig(), 4)) == ([3, 1] * 2500, True)
+    assert digits_of("12", Tiny(TinyConfig(), 26)) == ([12], False)
     for text in ("9" * 5000, "0-" + "9" * 5000, "1," + "9" * 5000, "0-999999999", "3-1", "0-10", "\u0664", "1,,2"):
         with pytest.raises(UsageError, match=r"^--digits '.{1,60}' names no classes of this model"):
-            digits_of(text, 9)
-    assert digits_of("0-9", 10) == (list(range(10)), False)
+            digits_of(text, Tiny(TinyConfig(), 9))
+    assert digits_of("0-9", Tiny(TinyConfig(), 10)) == (list(range(10)), False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mnistgen.checkpoint import Checkpoint
-from mnistgen.cli.sample_pictures import SampleOptions, classes_of, in_turn
+from mnistgen.cli.sample_pictures import SampleOptions, digits_of, in_turn
 from mnistgen.console import Display, out
 from mnistgen.data import STDOUT, ImageStream, export_data
 from mnistgen.errors import UsageError
@@ -70,7 +70,7 @@ def format_of(target: Path) -> str:
 
 def labels_of_bulk(options: SampleOptions, model: GenerativeModel, about: Checkpoint) -> tuple[LabelsOf, str]:
     """The label of each image, by --class-counts, and a word on how many there are of each class."""
-    digits, _ = classes_of(options, model)
+    digits, _ = digits_of(options.digits, model)
     count = options.count or 0
     if not model.respects_labels:
         return lambda start, stop: in_turn(digits, start, stop), ""

@@ -42,6 +42,7 @@ from mnistgen.sampling import (
     traverse_coordinate,
     vary,
 )
+from mnistgen.sampling.draw import known_classes
 
 COLUMNS = 12  # moments of a path that stand side by side
 MASKED = 80  # the grey of what is to be drawn anew
@@ -56,7 +57,8 @@ class SampleOptions(Reading):
     source: Annotated[str, tyro.conf.Positional]
     """A checkpoint: a name under checkpoints/, a folder or a .safetensors file; mnistgen:NAME is the one that ships."""
     digits: str = ""
-    """Which classes: a range 0-9 or a list 0,3,8 makes a row each; digits run together, 2026, make that row."""
+    """Which classes: a range 0-9, a list 0,3,8 or names three,eight make a row each; digits run together, 2026, make
+    that row."""
     per_digit: int | None = None
     """Images of each class; default: 10, or one row of digits run together; fewer where rows mean something else."""
     count: int | None = None
@@ -158,7 +160,7 @@ def draw_picture(
 ) -> Picture:
     """The picture that the options ask for; `moving`: as frames, where there are any."""
     seed = options.seed
-    digits, in_a_row = classes_of(options, model)
+    digits, in_a_row = digits_of(options.digits, model)
     least = options.count or len(digits) * (options.per_digit or 1)  # images, at least
     require_pixels(least * math.prod(IMAGE_SHAPE), options.scale)
     named = [model.class_name(digit) if model.trained_classes else "" for digit in digits]
@@ -233,35 +235,44 @@ def in_turn(digits: list[int], start: int, stop: int) -> Tensor:
     return torch.tensor(digits)[torch.arange(start, stop) % len(digits)]
 
 
-def classes_of(options: SampleOptions, model: GenerativeModel) -> tuple[list[int], bool]:
-    """The classes of --digits, and whether they are to stand in one row; by default those that the model knows.
+def digits_of(text: str, model: GenerativeModel) -> tuple[list[int], bool]:
+    """The classes that `--digits` names, by numbers or names, and whether they are to stand in one row.
 
-    A model that was trained without labels is told 0 of each image, and its pictures have ten rows, or columns.
+    By default those that the model knows; one that was trained without labels is told 0 of each image, and its pictures
+    have ten rows, or columns.
     """
-    if options.digits.strip():
-        return digits_of(options.digits, model.num_classes)
-    return list(model.trained_classes) or [0] * 10, False
-
-
-def digits_of(text: str, num_classes: int) -> tuple[list[int], bool]:
-    """The classes that `--digits` names, and whether they are to stand in one row."""
-    text = text.strip()
-    digits, in_a_row = [], False
-    if match := re.fullmatch(r"(\d{1,9})-(\d{1,9})", text):
+    text, k = text.strip(), model.num_classes
+    if not text:
+        return list(model.trained_classes) or [0] * 10, False
+    if not model.trained_classes:
+        raise UsageError("--digits: this model was trained without labels, so there are no classes to choose from.")
+    digits, in_a_row = _by_name(text, model.class_names), False
+    if digits:
+        pass
+    elif match := re.fullmatch(r"(\d{1,9})-(\d{1,9})", text):
         first, last = map(int, match.groups())
-        digits = list(range(first, min(last, num_classes) + 1))  # one too many is told below
+        digits = list(range(first, min(last, k) + 1))  # one too many is told below
     elif re.fullmatch(r"\d{1,9}(,\d{1,9})+", text):
         digits = [int(part) for part in text.split(",")]
     elif text.isascii() and text.isdecimal():
         # One class of a model with more than ten, or digits run together.
-        single = len(text) < 10 and int(text) < num_classes and str(int(text)) == text
+        single = len(text) < 10 and int(text) < k and str(int(text)) == text
         digits, in_a_row = ([int(text)], False) if single else ([int(digit) for digit in text], True)
-    if not digits or max(digits) >= num_classes:
+    if not digits or not set(digits) <= set(model.trained_classes):
         raise UsageError(
-            f"--digits {shortened(text)!r} names no classes of this model; write a range (0-{num_classes - 1}), "
-            "a list (0,3,8), or digits run together (2026)."
+            f"--digits {shortened(text)!r} names no classes of this model: {known_classes(model)} Write a range "
+            f"(0-{k - 1}), a list (0,3,8), digits run together (2026), or names where there are any (three,eight)."
         )
     return digits, in_a_row
+
+
+def _by_name(text: str, class_names: Sequence[str]) -> list[int]:
+    """The classes of these names, divided by commas; none where one of them is no name."""
+    numbers = {name.lower(): label for label, name in enumerate(class_names)}
+    numbers |= {name: label for label, name in enumerate(class_names)}  # a and A may be two classes
+    parts = [text] if text in numbers else [part.strip() for part in text.split(",")]
+    found = [numbers.get(part, numbers.get(part.lower(), -1)) for part in parts]
+    return [] if -1 in found else found
 
 
 def _still(images: Tensor, name: str, rows: list[str], columns: list[str], title: str = "") -> Picture:

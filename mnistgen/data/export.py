@@ -4,10 +4,11 @@ What is written comes in pieces, so that what is drawn while it is written need 
 """
 
 import json
+import re
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from mnistgen.errors import DataError, UsageError, suggestion
 from mnistgen.files import atomic_file, atomic_folder
 from mnistgen.limits import require_disk
 
+CLASSES = "classes.txt"  # in a folder of pictures by class: the names of the classes, one a line, in their order
 PIECE = 1000  # images of a dataset written at a time
 STDOUT = Path("-")  # stands for standard output
 # Bytes of an image on disk, about: NPZ as digits compress, the shortest CSV, PNG as the blocks of a file system.
@@ -152,6 +154,7 @@ def _write_csv(stream: ImageStream, path: Path, provenance: str) -> None:  # noq
 def _write_png(stream: ImageStream, path: Path, provenance: str) -> None:
     """One folder a class, empty classes too, or one in all without labels; a picture's name is its place.
 
+    The folders have the names of the classes, where those can be names of folders, and classes.txt their order.
     labels.csv lists the pictures in order, for tools that do not take the class from the folder.
     """
     width, place = len(str(stream.n - 1)), 0
@@ -163,16 +166,27 @@ def _write_png(stream: ImageStream, path: Path, provenance: str) -> None:
                     Image.fromarray(image).save(temporary / f"{place:0{width}}.png")
                     place += 1
             return
-        for number in range(stream.num_classes):
-            (temporary / str(number)).mkdir()
-        with (temporary / "labels.csv").open("w", encoding="ascii") as table:
+        folders = [str(number) for number in range(stream.num_classes)]
+        if _are_folders(stream.class_names):
+            folders = list(stream.class_names)
+            (temporary / CLASSES).write_text("".join(f"{name}\n" for name in folders), encoding="utf-8")
+        for folder in folders:
+            (temporary / folder).mkdir()
+        with (temporary / "labels.csv").open("w", encoding="utf-8") as table:
             table.write("file,label\n")
             for images, y in zip(stream.images(), stream.labels(), strict=True):
                 for image, label in zip(images.squeeze(1).numpy(), y.tolist(), strict=True):
-                    name = f"{label}/{place:0{width}}.png"
+                    name = f"{folders[label]}/{place:0{width}}.png"
                     Image.fromarray(image).save(temporary / name)
                     table.write(f"{name},{label}\n")
                     place += 1
+
+
+def _are_folders(names: Sequence[str]) -> bool:
+    """Whether these can be the names of folders, on any system, and none is taken for the number of a class."""
+    usable = all(re.fullmatch(r"\w[\w .+-]{0,60}", name) and not name.endswith((" ", ".")) for name in names)
+    numbers = any(name.isdecimal() for name in names)
+    return bool(names) and usable and not numbers and len({name.lower() for name in names}) == len(names)
 
 
 def _write_idx(stream: ImageStream, path: Path, provenance: str) -> None:

@@ -422,7 +422,8 @@ class PictureFile(Source):
 class ImageFolder(Source):
     """Pictures in one folder a class, or in no folder and without labels; with train/ and test/ above them or not.
 
-    Folders named by whole numbers are the labels themselves; others are numbered in the order of their names.
+    Folders named by whole numbers are the labels themselves; others are numbered in the order of their names, or of
+    the lines of a classes.txt that names them all.
     Pictures are in the order of their names over all classes together, so that numbered names keep an order in
     which the classes alternate.
     """
@@ -438,7 +439,7 @@ class ImageFolder(Source):
         tops = self._tops()
         contents = {part: _contents(top) for part, top in tops.items()}
         there, top = contents[split], tops[split]
-        names = sorted({name for content in contents.values() for name in content.classes})
+        names = _in_order(self.path, sorted({name for content in contents.values() for name in content.classes}))
         files = _labelled(self.path, top, there, names)
         numbers = {} if there.pictures else _numbers(self.path, names)
         images, said = read_pictures((file for file, _ in files), str(top), how)
@@ -502,7 +503,7 @@ class Contents(NamedTuple):
         return notes
 
 
-_OURS = {"labels.csv", "provenance.json"}  # what `mnistgen data export` writes beside the pictures
+_OURS = {"labels.csv", "provenance.json", "classes.txt"}  # what `mnistgen data export` writes beside the pictures
 
 
 def _contents(top: Path) -> Contents:
@@ -539,6 +540,15 @@ def _labelled(path: Path, top: Path, content: Contents, names: Sequence[str]) ->
         )
     order = {name: place for place, name in enumerate(sorted(names, key=int if _are_numbers(names) else None))}
     return sorted(files, key=lambda pair: (pair[0].name, order.get(pair[1], 0)))
+
+
+def _in_order(path: Path, names: list[str]) -> list[str]:
+    """The names of the classes, in the order of the classes.txt that `mnistgen data export` writes, if it has all."""
+    file = path / "classes.txt"
+    if not file.is_file() or file.stat().st_size > 2**16:
+        return names
+    listed = file.read_text("utf-8", errors="replace").splitlines()
+    return listed if set(names) <= set(listed) and len(set(listed)) == len(listed) else names
 
 
 def _are_numbers(names: Sequence[str]) -> bool:

@@ -113,11 +113,12 @@ def labels_of(model: GenerativeModel, labels: Tensor | Sequence[int]) -> Tensor:
     known = model.trained_classes or (0,)  # without labels, a model is told 0 of each image
     wrong = (~torch.isin(y, torch.tensor(known))).nonzero()
     if len(wrong):
-        raise UsageError(f"There is no label {int(y[wrong[0]])}; {_known(model)}")
+        raise UsageError(f"There is no label {int(y[wrong[0]])}; {known_classes(model)}")
     return y
 
 
-def _known(model: GenerativeModel) -> str:
+def known_classes(model: GenerativeModel) -> str:
+    """A sentence that says which labels the model may be asked for."""
     classes = model.trained_classes
     if not classes:
         return "this model was trained without labels, and is asked for 0."
