@@ -157,7 +157,7 @@ def require_coordinates(decoder: HasDecoder) -> None:
     if decoder.latent_shape == IMAGE_SHAPE:
         raise UsageError(
             f"{type(decoder).__name__} begins with an image of noise, of which one coordinate, a pixel, changes next "
-            "to nothing; --interpolate, --same-noise and --sweep show what its samples depend on."
+            "to nothing; `mnistgen draw` interpolate, same-noise and sweep show what its samples depend on."
         )
 
 
