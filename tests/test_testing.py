@@ -194,14 +194,14 @@ class ConfigOutsideJson(Coder):
 
 
 @dataclass(frozen=True)
-class ListConfig(SmallConfig):
-    widths: list[int] = field(default_factory=lambda: [1, 2])
+class DictConfig(SmallConfig):
+    widths: dict[int, int] = field(default_factory=lambda: {1: 2})
 
 
 class ConfigChangedByJson(Coder):
-    """Has a field that comes back as a tuple."""
+    """Has a field that comes back with other keys."""
 
-    Config = ListConfig
+    Config = DictConfig
 
 
 class UndecoratedConfig(SmallConfig):
