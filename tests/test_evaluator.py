@@ -436,7 +436,7 @@ def test_mistakes_are_drawn(folder: Path, capsys: pytest.CaptureFixture[str], mo
         ("tran lenet", UsageError, "Did you mean 'train'"),
         ("train lenett", UsageError, "Did you mean 'lenet'"),
         ("test mlp --data blobs.npz --split all", CheckpointError, "evaluator train mlp --data blobs.npz"),
-        ("test --out -", UsageError, "not to standard output"),
+        ("test --out -", UsageError, "not written to standard output"),
         ("test --data blobs.npz --split all", CheckpointError, "evaluator train cnn --data blobs.npz$"),
         ("test nowhere --data blobs.npz --split all", CheckpointError, "no checkpoint"),
         ("train mlp --data blobs.npz --resume --out nothing", CheckpointError, "holds no run to resume"),

@@ -702,7 +702,7 @@ def test_json_alone_on_standard_output(
         (["vae-mnist", "--n", "0"], "at least 1"),
         (["vae-mnist", "--features", "incepton"], "Did you mean 'inception'"),
         (["vae-mnist", "--data", "fashion"], "no evaluator A for fashion"),
-        (["vae-mnist", "--out", "-"], "--out -: pictures go to a folder"),
+        (["vae-mnist", "--out", "-"], "--out -: this is not written to standard output"),
         (["vae-mnist", "--against", "nothing.npz"], "There is no checkpoint 'nothing.npz'"),
         (["vae-mnist", "--two-sample"], "images of mnist are not on disk"),
         (["vae-mnist", "--features", "inception"], "--inception-weights"),

@@ -66,11 +66,6 @@ class TestOptions(Reading):
     quiet: bool = False
     """No pictures in the terminal."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.out == Path("-"):
-            raise UsageError("--out -: pictures and numbers go to a folder, not to standard output. Give its path.")
-
 
 TRAIN_EXAMPLES = """
 mnistgen evaluator train {name}                    defaults, into checkpoints/evaluators/{name}-mnist

@@ -43,6 +43,8 @@ STANDARD_OUTPUT = Path("-")
 class ScoreOptions(Reading):
     """Score images against real ones, each number beside the best and the worst possible value."""
 
+    standard_output = ("json",)
+
     sources: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE ...", help_behavior_hint="")
     ] = ()
@@ -83,8 +85,6 @@ class ScoreOptions(Reading):
         for name in ("n", "batch_size", "training_images"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
-        if self.out == STANDARD_OUTPUT:
-            raise UsageError("--out -: pictures go to a folder, not to standard output. Give the path of one.")
         for name in self.features:
             if name != "inception":
                 raise UsageError(f"--features {name}: {suggestion(name, ['inception'])}")
