@@ -166,7 +166,7 @@ def two_sample(
     step with what is trained and the share of it that is done.
 
     Of 10,000 images a side, MNIST's training images are told from its test images, which other writers wrote, with 53%,
-    with noise of two grey levels in the ink with 99%, and samples of the shipped flow model with 95%
+    with noise of one grey level in the ink with 98%, and samples of the shipped flow model with 95%
     (`benchmarks/two_sample.py`).
 
     Raises `UsageError` where images are not of that shape and type or fewer than 100.
