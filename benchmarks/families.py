@@ -35,8 +35,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from mnistgen import list_models, read_checkpoint
-from mnistgen.checkpoint import WEIGHTS, load_state, read_tensors
+from mnistgen import checkpoint, list_models, read_checkpoint
+from mnistgen.checkpoint import WEIGHTS, load_state
 from mnistgen.cli.run_folder import STATE
 from mnistgen.console import duration
 from mnistgen.files import atomic_file
@@ -218,7 +218,7 @@ def facts(folder: Path, score: dict[str, Any]) -> dict[str, Any]:
         "floors_a": by_a,
         "floors_b": by_b,
         "worst_class": score["details"].get("per_class_fid", {}).get("worst_class"),
-        "weights": sum(tensor.numel() for tensor in read_tensors(file).values() if tensor.is_floating_point()),
+        "weights": sum(tensor.numel() for tensor in checkpoint.read(file)[1].values() if tensor.is_floating_point()),
         "bytes": file.stat().st_size,
         "steps": about.steps,
         "training_seconds": about.seconds,
