@@ -519,7 +519,7 @@ def test_a_folder_is_taken_up_with_another_design(tmp_path: Path) -> None:
     small(tmp_path, per_class=(2,), seeds=1, arms=("synthetic",), classifier_steps=6)  # another recipe: done anew
     names = {path.name for path in (tmp_path / "cells").iterdir()}
     assert sum(name.startswith("r0-n2-logistic-real") for name in names) == 2
-    damaged = next(iter(before))
+    damaged = next(path for path in before if "logistic-real" in path.name)  # not one that nothing needs any more
     damaged.write_text("{")
     again = small(tmp_path, per_class=(2,), seeds=1, arms=("synthetic",))
     assert not again.missing
