@@ -14,6 +14,7 @@ from mnistgen.data import Dataset, import_torchvision, to_float
 from mnistgen.errors import DataError, UsageError
 from mnistgen.evaluator import LeNet5
 from mnistgen.evaluator.networks import LeNet5Config
+from mnistgen.metrics.labels import summaries
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -348,6 +349,17 @@ class TestLabels:
             assert ours.alarms[0] == metrics.Alarm("missing", 4, None, 0.01)
             assert str(ours.alarms[0]) == "Class 4 is missing: it is seen 1.0% as often as expected."
         assert (ours.share, ours.table, ours.asked, ours.interval) == (None, None, None, None)
+
+    def test_many_alarms_are_two_sentences(self) -> None:
+        missing = [metrics.Alarm("missing", label, None, label / 100) for label in range(7)]
+        confused = [metrics.Alarm("confused", 7, other, 0.1 + other / 100) for other in (1, 2)]
+        assert summaries([*missing, *confused]) == [
+            "7 classes are missing, seen at these shares of what is expected: 0 (0.0%), 1 (1.0%), 2 (2.0%), 3 (3.0%), "
+            "4 (4.0%) and 2 more.",
+            "Classes are confused, with these shares of their images: 7 as 2 (12.0%), 7 as 1 (11.0%).",
+        ]
+        assert summaries([missing[3], confused[0]]) == [str(missing[3]), str(confused[0])]
+        assert summaries([]) == []
 
     def test_no_alarm_without_evidence(self) -> None:
         few = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 9, 1])  # a 0 is not yet missing

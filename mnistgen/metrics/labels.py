@@ -1,5 +1,6 @@
 """Does the evaluator see the digit that was asked for?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +12,7 @@ from mnistgen.evaluator import Evaluation, wilson_interval
 from mnistgen.metrics.features import check_labels
 
 MISSING = 0.1  # a class is missing below this share of the images expected of it
+SHOWN = 5  # classes, or pairs of them, that a sentence about many names
 CONFUSED = 0.05  # a class is confused where more of its images than this are surely seen as one other class
 
 
@@ -26,6 +28,33 @@ class Alarm(NamedTuple):
         if self.kind == "missing":
             return f"Class {self.label} is missing: it is seen {self.share:.1%} as often as expected."
         return f"Class {self.label} is confused: {self.share:.1%} of its images are seen as {self.seen_as}."
+
+
+def summaries(alarms: Sequence[Alarm]) -> list[str]:
+    """A sentence for the missing classes and one for the confused ones, however many there are."""
+    lines: list[str] = []
+    for kind in ("missing", "confused"):
+        found = sorted((alarm for alarm in alarms if alarm.kind == kind), key=_badness)
+        if len(found) < 2:
+            lines += map(str, found)
+            continue
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        shown = ", ".join(map(_short, found[:SHOWN])) + more
+        if kind == "missing":
+            lines.append(f"{len(found)} classes are missing, seen at these shares of what is expected: {shown}.")
+        else:
+            lines.append(f"Classes are confused, with these shares of their images: {shown}.")
+    return lines
+
+
+def _badness(alarm: Alarm) -> tuple[float, int]:
+    """The worst first."""
+    return (alarm.share if alarm.kind == "missing" else -alarm.share, alarm.label)
+
+
+def _short(alarm: Alarm) -> str:
+    other = "" if alarm.seen_as is None else f"as {alarm.seen_as} "
+    return f"{alarm.label} {other}({alarm.share:.1%})"
 
 
 @dataclass(frozen=True, eq=False)

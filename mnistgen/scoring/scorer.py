@@ -16,7 +16,8 @@ from mnistgen.data import ConversionKeywords, Dataset, available_splits, convers
 from mnistgen.errors import DataError, UsageError
 from mnistgen.evaluator.weights import FOLDER, train_command
 from mnistgen.limits import checked_seed
-from mnistgen.metrics import GroupSums, Replicates, group_sums, label_agreement, replicate_fid
+from mnistgen.metrics import Alarm, GroupSums, Replicates, group_sums, label_agreement, replicate_fid
+from mnistgen.metrics.labels import summaries
 from mnistgen.scoring.classifiers import classification_accuracy_score, two_sample
 from mnistgen.scoring.fidelity import check_inception_weights, inception_fid
 from mnistgen.scoring.measure import JUDGED, TRAINING_IMAGES, Measured, measure, measure_memorisation
@@ -387,7 +388,8 @@ class Scorer:
         }
 
     def _notes(self, source: Source, drawn: Drawn, result: Measured, scale: dict[str, dict[str, Any]]) -> list[str]:
-        notes = [alarm["text"] for alarm in result.details.get("labels", {}).get("alarms", [])]
+        alarms = result.details.get("labels", {}).get("alarms", [])
+        notes = summaries([Alarm(*(alarm[name] for name in Alarm._fields)) for alarm in alarms])
         if len(drawn.images) > len(self.reference):
             notes.append(
                 f"{len(drawn.images)} images stand against {len(self.reference)} real ones; score "
