@@ -16,7 +16,8 @@ from mnistgen.evaluator import build_classifier
 from mnistgen.experiments import Loop, loop
 from mnistgen.experiments.cells import Cell
 from mnistgen.experiments.costs import Costs
-from mnistgen.experiments.generations import Generation, guidances
+from mnistgen.experiments.generations import Generation
+from mnistgen.experiments.generations_run import guidances
 from mnistgen.experiments.lab import Lab
 from mnistgen.experiments.subsets import fingerprints
 from mnistgen.scoring import Panel, Scorer

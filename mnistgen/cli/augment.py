@@ -16,10 +16,12 @@ from mnistgen.errors import UsageError
 from mnistgen.experiments import recipe
 from mnistgen.experiments.arms import ARMS, DEFAULT_ARMS
 from mnistgen.experiments.design import Size
-from mnistgen.experiments.generations import Loop, loop
+from mnistgen.experiments.found import Study
+from mnistgen.experiments.generations import Loop
+from mnistgen.experiments.generations_run import loop
 from mnistgen.experiments.report import percent
 from mnistgen.experiments.results import REFERENCES, points
-from mnistgen.experiments.study import Study, augment
+from mnistgen.experiments.study import augment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ and `statistics` say what it came to, `report` and `figures` show it. `subsets` 
 
 from mnistgen.experiments.arms import ARMS, DEFAULT_ARMS, Arm
 from mnistgen.experiments.design import Design
-from mnistgen.experiments.generations import Loop, loop
+from mnistgen.experiments.found import Study
+from mnistgen.experiments.generations import Loop
+from mnistgen.experiments.generations_run import loop
 from mnistgen.experiments.results import Comparison, Outcome
-from mnistgen.experiments.study import Study, augment
+from mnistgen.experiments.study import augment
 
 __all__ = [
     "ARMS",

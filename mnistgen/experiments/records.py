@@ -6,17 +6,37 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from mnistgen.errors import MnistgenError, UsageError
+from mnistgen.experiments.lab import Work
 from mnistgen.files import PREFIX, atomic_file, clear_leftovers
-
-if TYPE_CHECKING:
-    from mnistgen.experiments.cells import Cell
-    from mnistgen.experiments.lab import Work
 
 CELLS, MADE = "cells", "made"  # the folders of a study
 FORMAT = 1  # of what a cell does: another number, and nothing done before counts
+
+
+class Recorded(Protocol):
+    """What a record is about: a cell, as far as its record goes."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def suffix(self) -> str: ...
+
+    @property
+    def numbers(self) -> tuple[str, ...]: ...
+
+    @property
+    def texts(self) -> tuple[str, ...]: ...
+
+    def spec(self) -> dict[str, Any]:
+        """Everything that determines the result, for JSON."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +61,7 @@ class Records:
 
     def __init__(self, folder: Path, frame: dict[str, Any]) -> None:
         self.folder, self.frame = folder, {**frame, "format": FORMAT}
-        self._keys: dict[Cell, str] = {}
+        self._keys: dict[Recorded, str] = {}
         self._read: dict[str, Record] = {}
         self.damaged: dict[str, str] = {}  # what is wrong with records that do not count, by their paths
 
@@ -71,18 +91,18 @@ class Records:
                 raise MnistgenError(f"{folder}: cannot be written: {error.strerror}.") from error
             clear_leftovers(folder)
 
-    def key(self, cell: "Cell") -> str:
+    def key(self, cell: Recorded) -> str:
         """The name of a cell's files: readable, and with a hash of its specification."""
         if cell not in self._keys:
             text = json.dumps(self._spec(cell), sort_keys=True)
             self._keys[cell] = f"{cell.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         return self._keys[cell]
 
-    def made(self, cell: "Cell") -> Path:
+    def made(self, cell: Recorded) -> Path:
         """The file that the cell makes beside its record."""
         return self.folder / MADE / f"{self.key(cell)}{cell.suffix}"
 
-    def get(self, cell: "Cell") -> Record | None:
+    def get(self, cell: Recorded) -> Record | None:
         """The record of a finished cell, or None where it is still to be done: one that is damaged is done again."""
         key = self.key(cell)
         if key not in self._read:
@@ -98,7 +118,7 @@ class Records:
             self._read[key] = record
         return self._read[key]
 
-    def _checked(self, cell: "Cell", content: Any) -> Record:
+    def _checked(self, cell: Recorded, content: Any) -> Record:
         """The record that a file holds. Raises `ValueError` or `TypeError` that says what is wrong with it."""
         if not isinstance(content, dict):
             raise TypeError("it is no record")
@@ -118,7 +138,7 @@ class Records:
             raise ValueError(f"{self.made(cell).name}, which it is about, is gone")
         return record
 
-    def put(self, cell: "Cell", result: dict[str, Any], work: "Work", device: str) -> None:
+    def put(self, cell: Recorded, result: dict[str, Any], work: Work, device: str) -> None:
         """Write the record of a finished cell; what it made must be written before."""
         key = self.key(cell)
         seconds = {part: round(value, 3) for part, value in work.seconds.items()}
@@ -126,11 +146,11 @@ class Records:
         _write(self._path(key), record.__dict__)
         self._failure_path(key).unlink(missing_ok=True)
 
-    def fail(self, cell: "Cell", why: str) -> None:
+    def fail(self, cell: Recorded, why: str) -> None:
         """Note that a cell has failed; the next run tries it again."""
         _write(self._failure_path(self.key(cell)), {"cell": cell.name, "why": why})
 
-    def failure(self, cell: "Cell") -> str | None:
+    def failure(self, cell: Recorded) -> str | None:
         """Why a cell has failed, or None where it has not."""
         try:
             return str(json.loads(self._failure_path(self.key(cell)).read_text("utf-8"))["why"])
@@ -139,7 +159,7 @@ class Records:
         except (ValueError, KeyError, TypeError):
             return "for a reason that cannot be read"
 
-    def forget_failures(self, cells: Iterable["Cell"]) -> None:
+    def forget_failures(self, cells: Iterable[Recorded]) -> None:
         """Let those of `cells` that failed be tried again."""
         for cell in cells:
             self._failure_path(self.key(cell)).unlink(missing_ok=True)
@@ -158,7 +178,7 @@ class Records:
                 amounts[part] = amounts.get(part, 0.0) + amount
         return {part: seconds[part] / amounts[part] for part in seconds if amounts[part]}
 
-    def _spec(self, cell: "Cell") -> dict[str, Any]:
+    def _spec(self, cell: Recorded) -> dict[str, Any]:
         # As it comes back from a file: tuples are lists there.
         spec: dict[str, Any] = json.loads(json.dumps({"frame": self.frame, "kind": cell.kind, **cell.spec()}))
         return spec

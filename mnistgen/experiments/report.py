@@ -16,6 +16,7 @@ from mnistgen.experiments import recipe
 from mnistgen.experiments.arms import ARMS, CLASSICAL, REAL
 from mnistgen.experiments.cells import Draw, Train, read_images
 from mnistgen.experiments.figures import draw_accuracies, draw_differences, draw_images
+from mnistgen.experiments.found import Study
 from mnistgen.experiments.results import (
     REFERENCES,
     Comparison,
@@ -24,7 +25,6 @@ from mnistgen.experiments.results import (
     points,
 )
 from mnistgen.experiments.statistics import Interval
-from mnistgen.experiments.study import Study
 from mnistgen.files import atomic_file
 
 

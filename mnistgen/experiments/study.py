@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,45 +15,15 @@ from mnistgen.experiments.cells import Cell
 from mnistgen.experiments.costs import Costs
 from mnistgen.experiments.crew import Crew, crew
 from mnistgen.experiments.design import Design, Plan, plan
+from mnistgen.experiments.found import Study
 from mnistgen.experiments.lab import Lab
 from mnistgen.experiments.records import Records
-from mnistgen.experiments.results import Comparison, Known, Outcome, comparisons, known, outcomes, verdict
+from mnistgen.experiments.results import comparisons, known, outcomes
 from mnistgen.experiments.runner import Failure, Runner
 from mnistgen.model import GenerativeModel
 from mnistgen.training import resolve_device
 
 Models = Sequence[str | type[GenerativeModel]]
-
-
-@dataclass(frozen=True, eq=False)
-class Study:
-    """A study as far as it has come."""
-
-    design: Design
-    plan: Plan
-    records: Records
-    lab: Lab
-    outcomes: list[Outcome]
-    comparisons: list[Comparison]
-    known: list[Known]
-    failures: list[Failure]
-    done: int  # cells
-    seconds: float  # of all cells together, however many processes shared them
-
-    @property
-    def folder(self) -> Path:
-        """Where the records and the reports are."""
-        return self.records.folder
-
-    @property
-    def verdict(self) -> str:
-        """One sentence, by the numbers alone."""
-        return verdict(self.comparisons, self.known)
-
-    @property
-    def missing(self) -> int:
-        """Cells that are still to be done."""
-        return len(self.plan.everything) - self.done
 
 
 def augment(
