@@ -255,7 +255,9 @@ def _described(path: Path, header: Mapping[str, Any]) -> Checkpoint:
 
 
 def _sound_classes(about: Checkpoint) -> bool:
-    k, classes = about.num_classes, about.classes or []
+    k, classes = about.num_classes, [] if about.classes is None else about.classes
+    if not isinstance(classes, list) or any(type(label) is not int for label in classes):
+        return False
     of_k = all(0 <= label < k for label in classes) and classes == sorted(set(classes))
     return k >= 1 and of_k and len(about.class_names) in (0, k)
 
