@@ -1,9 +1,16 @@
-"""Fixtures that more than one test module uses."""
+"""Fixtures that more than one test module uses; one thread a worker, because workers with two wait for each other."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
 
 import pytest
+import torch
 
 from mnistgen.data import Dataset, data_folder, load_data
 from mnistgen.errors import DataError
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

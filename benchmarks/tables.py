@@ -1,0 +1,145 @@
+"""The tables of README and docs, from the records in benchmarks/results and the shipped checkpoints.
+
+    python benchmarks/tables.py            write them
+    python benchmarks/tables.py --check    only say which differ; the exit status is 1 where one does
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; nothing between the two is typed by hand.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mnistgen import list_models
+from mnistgen.checkpoint import read
+from mnistgen.files import atomic_file
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    stale = []
+    for path in pages():
+        text = path.read_text("utf-8")
+        new = rendered(text)
+        if new != text:
+            stale.append(path)
+            if not check:
+                with atomic_file(path) as temporary:
+                    temporary.write_text(new, "utf-8")
+            print(f"{path.relative_to(ROOT)}: {'differs from the records' if check else 'written'}")
+    return 1 if check and stale else 0
+
+
+def pages() -> list[Path]:
+    """The files that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def rendered(text: str) -> str:
+    """A page with each of its tables made anew."""
+    return PLACE.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+
+
+def models() -> str:
+    """What there is, best first: paper, size, training, headline, and time of a sample."""
+    scores, times = _record("scores-mnist"), _record("times-mnist")
+    rows = []
+    for name in sorted(scores, key=_headline(scores)):
+        about, weights = read(ROOT / "checkpoints" / f"{name}-mnist.safetensors")
+        count = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
+        a, b = (scores[name]["floors"][network] for network in "AB")
+        cells = [
+            f"`{name}`",
+            list_models()[name].description.rstrip("."),
+            f"{count / 1e6:.2f} M",
+            f"{about.seconds / 60:.0f} min",
+            f"**{max(a, b):.1f}**",
+            f"{a:.1f}, {b:.1f}",
+            f"{scores[name]['numbers']['label_agreement']:.1%}",
+            f"{times[name]['milliseconds']:.2g} ms",
+        ]
+        rows.append(cells)
+    head = ["model", "what it is", "weights", "training", "FID / floor", "by A, by B", "labels", "an image"]
+    return _markdown(head, rows, left=2)
+
+
+def scores() -> str:
+    """Every number that the records have, best first, real images above."""
+    record = _record("scores-mnist")
+    titles = {
+        "FID": ("fid.A.penultimate", ".3g"),
+        "FID by B": ("fid.B.penultimate", ".3g"),
+        "KID": ("kid.A.penultimate", ".2g"),
+        "precision": ("precision.A.penultimate", ".3f"),
+        "recall": ("recall.A.penultimate", ".3f"),
+        "density": ("density.A.penultimate", ".3f"),
+        "coverage": ("coverage.A.penultimate", ".3f"),
+        "labels": ("label_agreement", ".2%"),
+        "authentic": ("authentic", ".1%"),
+    }
+    real = next(iter(record.values()))["real"]
+    rows = [["real images", "1.0", *(_shown(real, *which) for which in titles.values())]]
+    for name in sorted(record, key=_headline(record)):
+        numbers = record[name]["numbers"]
+        floors = max(record[name]["floors"].values())
+        rows.append([f"`{name}`", f"{floors:.1f}", *(_shown(numbers, *which) for which in titles.values())])
+    return _markdown(["", "FID / floor", *titles], rows) + f"\n\n{_protocol(record)}"
+
+
+def features() -> str:
+    """FID as a multiple of the floor in each network's features, best first."""
+    record = _record("scores-mnist")
+    views = {
+        "A": "fid.A.penultimate",
+        "A, intermediate layer": "fid.A.early",
+        "B": "fid.B.penultimate",
+        "untrained network": "fid.random.penultimate",
+    }
+    rows = [
+        [f"`{name}`", *(f"{record[name]['numbers'][v] / record[name]['real'][v]:.2f}" for v in views.values())]
+        for name in sorted(record, key=_headline(record))
+    ]
+    return _markdown(["", *views], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"models": models, "scores": scores, "features": features}
+
+
+def _record(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+
+
+def _headline(record: dict[str, Any]) -> Callable[[str], float]:
+    return lambda name: max(record[name]["floors"].values())
+
+
+def _protocol(record: dict[str, Any]) -> str:
+    """What all rows share, in a sentence."""
+    first = next(iter(record.values()))
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    evaluators = first["protocol"].partition(";")[0]
+    samples = f"{first['n']:,} samples, seed {first['seed']}, against MNIST's test split; {evaluators}"
+    return f"{first['machine']}; {versions}. {samples}."
+
+
+def _shown(numbers: dict[str, float], name: str, form: str) -> str:
+    return format(numbers[name], form) if name in numbers else ""
+
+
+def _markdown(head: list[str], rows: list[list[str]], left: int = 1) -> str:
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
