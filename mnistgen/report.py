@@ -8,7 +8,7 @@ from typing import Any
 from mnistgen.errors import MnistgenError
 from mnistgen.files import atomic_file
 
-LOOKS = {"label_agreement": "label agreement", "coverage": "coverage (by the auditor)"}  # in [0, 1]
+LOOKS = {"label_agreement": "label agreement", "coverage": "coverage (by the second evaluator)"}  # in [0, 1]
 RATE = "learning rate"
 FEW = 20  # points of a line that are marked one by one
 

@@ -150,7 +150,7 @@ def test_what_cannot_be_watched(auditor: Classifier) -> None:
         Watch(dataset(1000, 2))
     with pytest.raises(UsageError, match="99 real images are too few"):
         Watch(dataset(99, 2), evaluator=auditor)
-    with pytest.raises(UsageError, match="10 classes, and the audit evaluator knows 4"):
+    with pytest.raises(UsageError, match="10 classes, and the second evaluator knows 4"):
         Watch(dataset(1000, 2), evaluator=build_classifier("lenet", 4))
 
 
@@ -227,7 +227,7 @@ def test_missing_classes_are_told_once_by_name(folder: Path) -> None:
     flags = ("--watch-every", "4", "--out", "collapsing", "--samples", "collapsing")
     text = mnistgen(folder, *TRAIN, *flags, script=COLLAPSING)
     told = [line for line in text.splitlines() if "the samples show" in line]
-    expected = "(the audit evaluator sees fewer than a tenth of what was expected); the model may have collapsed."
+    expected = "(the second evaluator sees fewer than a tenth of what was expected); the model may have collapsed."
     assert told == [
         f"warning: step 12: the samples show no 3, 7 {expected}",
         f"warning: step 20: the samples show no 7 {expected}",
@@ -365,6 +365,6 @@ def test_curves_of_what_was_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     lines = {
         axes.get_title(): axes.get_lines()[0].get_xydata().tolist() for axes in drawn[0].axes if axes.get_visible()
     }
-    assert lines["coverage (by the auditor)"] == [[2, 0.25], [4, 0.75]]
+    assert lines["coverage (by the second evaluator)"] == [[2, 0.25], [4, 0.75]]
     assert lines.get("label agreement") == (None if agreement is None else [[2, 0.5], [4, 0.5]])
     assert len(lines["critic"]) == 4

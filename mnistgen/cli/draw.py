@@ -63,7 +63,7 @@ class OfData(Verb, Reading):
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolate(Verb):
-    """Walk in latent space from one class to another, eight rows of ten."""
+    """Interpolate in latent space from one class to another, eight rows of ten."""
 
     start: Annotated[int, tyro.conf.Positional, tyro.conf.arg(metavar="CLASS")]
     """The class to begin with."""
@@ -76,7 +76,7 @@ class Interpolate(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class Between(OfData):
-    """Walk in latent space from one image of a dataset to another, a row for each two."""
+    """Interpolate in latent space from one image of a dataset to another, a row for each two."""
 
     places: Annotated[tuple[tuple[int, int], ...], tyro.conf.Positional]
     """The numbers of the images, two by two."""
@@ -106,7 +106,7 @@ class Manifold(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruct(OfData):
-    """Images of a dataset above their reconstructions, a column a class."""
+    """Images of a dataset above their reconstructions, one column per class."""
 
     def asked(self) -> dict[str, Any]:
         return {"reconstruct": True}
@@ -135,7 +135,7 @@ class Sweep(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class SameNoise(Verb):
-    """The same noise for each class: a row a noise, a column a class."""
+    """The same noise for each class: one row per noise, one column per class."""
 
     def asked(self) -> dict[str, Any]:
         return {"same_noise": True}
@@ -143,7 +143,7 @@ class SameNoise(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class Inpaint(OfData):
-    """A part of images of a dataset drawn anew, a column a class."""
+    """A part of images of a dataset, inpainted, one column per class."""
 
     part: Literal["left", "right", "top", "bottom", "centre"] = "right"
     """Which part."""
@@ -154,7 +154,7 @@ class Inpaint(OfData):
 
 @dataclass(frozen=True, kw_only=True)
 class Vary(OfData):
-    """Variations of images of a dataset, further and further from them, a column a class."""
+    """Variations of images of a dataset, further and further from them, one column per class."""
 
     strength: tuple[float, ...] = (0.5, 0.7, 0.9)
     """How far, from 0, the image itself, to 1, another image of the class."""

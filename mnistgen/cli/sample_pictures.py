@@ -45,7 +45,7 @@ from mnistgen.sampling import (
 from mnistgen.sampling.draw import known_classes
 
 COLUMNS = 12  # moments of a path that stand side by side
-MASKED = 80  # the grey of what is to be drawn anew
+MASKED = 80  # the grey of what is to be inpainted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class SampleOptions(Reading):
     """With --count: the form of the data; default: by the ending of --out. png: a folder of pictures by class; idx: a
     folder of two files as MNIST has."""
     interpolate: tuple[int, int] | None = None
-    """Walk in latent space from one class to another, eight rows of ten."""
+    """Interpolate in latent space from one class to another, eight rows of ten."""
     between: tuple[tuple[int, int], ...] = ()
     """Walk from one image of --data to another, given by their numbers in it; a row for each two."""
     traverse: bool = False
@@ -84,15 +84,15 @@ class SampleOptions(Reading):
     manifold: bool = False
     """All codes of a model of two latent coordinates, for the first of --digits."""
     reconstruct: bool = False
-    """The first images of each of --digits in --data, a column a class, each above its reconstruction."""
+    """The first images of each of --digits in --data, one column per class, each above its reconstruction."""
     path: bool = False
     """The way from noise to digit: a row an image, twelve moments of it; to a .gif, every moment in turn."""
     sweep: tuple[str, ...] = ()
     """A knob of the model and its values, steps 1 2 4 8: the same noise with each of them, a row for each digit."""
     same_noise: bool = False
-    """The same noise for each of --digits: a row a noise, a column a class."""
+    """The same noise for each of --digits: one row per noise, one column per class."""
     inpaint: Literal["left", "right", "top", "bottom", "centre"] | None = None
-    """This part of the first image of each of --digits in --data drawn anew, below the image; a column a class."""
+    """This part of the first image of each of --digits in --data, inpainted, below the image; one column per class."""
     vary: tuple[float, ...] = ()
     """Variations of the first image of each of --digits in --data, by these strengths, from 0 to 1."""
     data: str = ""
@@ -376,7 +376,7 @@ def _reconstruct(model: GenerativeModel, about: Checkpoint, options: SampleOptio
 def _inpaint(
     model: GenerativeModel, about: Checkpoint, options: SampleOptions, digits: list[int], part: str
 ) -> Picture:
-    """A row of one image of each class, that row without the part, and rows with the part drawn anew."""
+    """A row of one image of each class, that row without the part, and rows with the part inpainted."""
     editor_of(model)  # before anything is downloaded
     data = _originals(model, about, options)
     order, mask, rows = _first(data, digits, 1), region(part), options.per_digit or 4

@@ -114,7 +114,7 @@ class Line(NamedTuple):
 LINES = (
     Line("FID", "fid.A.penultimate", ".4g", "FID"),
     Line("  earlier layer", "fid.A.early", ".4g", "early"),
-    Line("  by the auditor B", "fid.B.penultimate", ".4g"),
+    Line("  by evaluator B", "fid.B.penultimate", ".4g"),
     Line("  classes reweighted", "reweighted_fid.A.penultimate", ".4g"),
     Line("  worst class", "class_fid.worst", ".4g", "worst class"),
     Line("  mean over classes", "class_fid.mean", ".4g"),
@@ -250,10 +250,10 @@ def _print_one(score: Score, options: ScoreOptions) -> None:
     console = out()
     if not options.quiet:
         show(score.picture())
-    spoilt = [name for name in score.scale if name != FLOOR]
-    table = _table(score, spoilt)
-    while spoilt and console.measure(table).maximum > console.width:  # a narrow terminal
-        table = _table(score, spoilt := spoilt[:-1])
+    corrupted = [name for name in score.scale if name != FLOOR]
+    table = _table(score, corrupted)
+    while corrupted and console.measure(table).maximum > console.width:  # a narrow terminal
+        table = _table(score, corrupted := corrupted[:-1])
     console.print(table)
     if score.floors is not None:
         console.print(f"headline    {_headline(score)}", markup=False)
@@ -312,11 +312,11 @@ def _print_labels(score: Score) -> None:
     )
 
 
-def _table(score: Score, spoilt: list[str]) -> Table:
-    """Every number beside that of real images and of those of the spoilt ones that are asked for."""
+def _table(score: Score, corrupted: list[str]) -> Table:
+    """Every number beside that of real images and of those of the corrupted ones that are asked for."""
     table = Table(box=None, pad_edge=False)
     table.add_column(score.name, no_wrap=True)
-    for title in ("score", "/ floor", "real images", *spoilt):
+    for title in ("score", "/ floor", "real images", *corrupted):
         table.add_column(title, justify="right", no_wrap=True)
     best = score.scale.get(FLOOR, {})
     spread = best.get("spread", {})
@@ -337,7 +337,7 @@ def _table(score: Score, spoilt: list[str]) -> Table:
         around_kid = score.numbers.get(f"kid_spread{line.number.removeprefix('kid')}", 0.0)
         if line.number.startswith("kid.") and around_kid > 1e-9:  # of 1,000 images, every subset is the whole
             value += f" ± {around_kid:.1g}"
-        rows = [score.scale[name]["mean"].get(line.number) for name in spoilt]
+        rows = [score.scale[name]["mean"].get(line.number) for name in corrupted]
         table.add_row(
             title,
             value,

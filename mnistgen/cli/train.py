@@ -61,7 +61,7 @@ class GeneratorOptions(TrainOptions):
     """Checkpoint of the same model whose weights to begin from: to train further, or on other images; mnistgen:NAME is
     the one that ships."""
     watch_every: int | None = None
-    """Steps between looks at 1,000 samples by the audit evaluator; 0: never. Default: an epoch for a model without a
+    """Steps between looks at 1,000 samples by the second evaluator; 0: never. Default: an epoch for a model without a
     validation loss (a GAN), never for others."""
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class _GeneratorFiles(Files):
     def watch(
         self, step: Step, meter: Meter, validation: Dataset | None, say: Callable[[str], None]
     ) -> dict[str, Any] | None:
-        """The audit evaluator's look at 1,000 samples; their frame goes to the folder, missing classes to `say`."""
+        """The second evaluator's look at 1,000 samples; their frame goes to the folder, missing classes to `say`."""
         model = step.ema
         assert isinstance(model, GenerativeModel)
         if self._watch_every is None:
@@ -216,7 +216,7 @@ def _news(step: int, missing: Sequence[int], class_names: Sequence[str]) -> str:
         return f"step {step}: the samples show every class again."
     names = ", ".join(class_names[label] if class_names else str(label) for label in missing)
     return (
-        f"warning: step {step}: the samples show no {names} (the audit evaluator sees fewer than a tenth of what was "
+        f"warning: step {step}: the samples show no {names} (the second evaluator sees fewer than a tenth of what was "
         "expected); the model may have collapsed."
     )
 

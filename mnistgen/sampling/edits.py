@@ -27,7 +27,7 @@ def region(name: str) -> Tensor:
 def inpaint(
     model: GenerativeModel, images: Tensor, labels: Tensor | Sequence[int], mask: Tensor, *, seed: int = 0
 ) -> Tensor:
-    """`images` with what is in `mask` drawn anew, by the label: (n, 1, 28, 28) uint8; the rest is as it was.
+    """`images` with what is in `mask` inpainted, by the label: (n, 1, 28, 28) uint8; the rest is as it was.
 
     `images`: (n, 1, 28, 28) float in [-1, 1]; `mask`: bool that broadcasts to them, such as `region("left")`. Image i
     depends on `(seed, i)`. Raises `UsageError` for a model that does not edit.

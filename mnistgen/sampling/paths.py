@@ -49,7 +49,7 @@ def sweep(
     batch_size: int = BATCH,
     **knobs: Any,
 ) -> Tensor:
-    """The same images with each value of one of the model's knobs: (n * len(values), 1, 28, 28) uint8, a row a label.
+    """The same images with each value of a sampling option: (n * len(values), 1, 28, 28) uint8, one row per label.
 
     A row has one noise, and differs by the knob alone; the remaining `knobs` are as given.
     """

@@ -1,7 +1,8 @@
 """Scores: what a set of images is worth, beside the best and the worst possible value.
 
 `panel` are the networks that look, `reference` the real images they have seen, `measure` what is measured, `scale`
-what real and spoilt images get, `sources` what can be scored, `result` what comes of it; `Scorer` puts them together.
+what real and corrupted images get, `sources` what can be scored, `result` what comes of it; `Scorer` puts them
+together.
 `classifiers` are the scores that train one, `fidelity` is torch-fidelity's side.
 """
 

@@ -109,7 +109,7 @@ class Score:
         }
 
     def picture(self, rows: int = 10, columns: int = 10) -> Tensor:
-        """A grid of what was scored: a row a class where there are labels, else as they come. (H, W) uint8."""
+        """A grid of what was scored: one row per class where there are labels, else as they come. (H, W) uint8."""
         if self.labels is None:
             return grid(self.images[: rows * columns], columns)
         cells = []

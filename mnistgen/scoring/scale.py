@@ -1,7 +1,7 @@
-"""The scale of a score: what real images get, and what spoilt ones get, against the same reference at the same n.
+"""The scale of a score: what real images get, and what corrupted ones get, against the same reference at the same n.
 
 The floor is the best possible value: other real images, from the training split. The other rows are real training
-images spoilt in a way that an eye sees.
+images corrupted in a way that an eye sees.
 """
 
 import statistics
@@ -63,7 +63,7 @@ def compute_scale(
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The floor and the spoilt rows at `n` images: {row: {"mean": numbers, "spread": numbers, "draws": int}}.
+    """The floor and the corrupted rows at `n` images: {row: {"mean": numbers, "spread": numbers, "draws": int}}.
 
     Images are drawn from the training split with the class counts of the reference, `draws` times for the floor
     (its spread is the standard deviation over them) and once for each other row. Label agreement and confidence of

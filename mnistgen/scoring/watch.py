@@ -1,4 +1,4 @@
-"""Watching samples while a model trains: the audit evaluator sees a collapse while it happens.
+"""Watching samples while a model trains: the second evaluator sees a collapse while it happens.
 
 A loss does not say that a GAN draws nothing but ones. 1,000 samples of the same latents at every look do.
 """
@@ -28,12 +28,12 @@ ROWS, COLUMNS = 8, 10  # of a frame: latents of each class, classes
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What the audit evaluator saw in 1,000 samples."""
+    """What the second evaluator saw in 1,000 samples."""
 
     label_agreement: float | None  # share of samples seen as what was asked for; None of an unconditional model
     coverage: float  # share of real images with a sample as near as their fifth neighbour (Naeem et al. 2020)
     missing: tuple[int, ...]  # classes that are seen less than a tenth as often as expected
-    frame: Tensor  # (h, w) uint8, the first samples, a column a class: the same latents at every look
+    frame: Tensor  # (h, w) uint8, the first samples, one column per class: the same latents at every look
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers, for JSON."""
@@ -50,7 +50,7 @@ class Watch:
     Samples are asked for of `classes`, by default those that have real images. `source` is what the dataset is called
     on the command line, where that is not its name.
 
-    Raises `CheckpointError` where the dataset has no audit evaluator (see `evaluator_path`), and `UsageError` where
+    Raises `CheckpointError` where the dataset has no second evaluator (see `evaluator_path`), and `UsageError` where
     the evaluator knows other classes or there are fewer than 100 real images.
     """
 
@@ -70,7 +70,7 @@ class Watch:
         k = self.evaluator.num_classes
         if real.num_classes != k:
             raise UsageError(
-                f"{real.name} has {real.num_classes} classes, and the audit evaluator knows {k}: it is for another "
+                f"{real.name} has {real.num_classes} classes, and the second evaluator knows {k}: it is for another "
                 f"dataset. Train one: {train_command(AUDITOR, source or real.name)}"
             )
         if len(real) < LEAST:
