@@ -18,7 +18,11 @@ CONFIGS: dict[str, BaseConfig] = {
     "sid": SiDConfig(width=16, generator_lr=2e-3, critic_lr=4e-3),
 }
 
+SLOW = {"ddpm", "meanflow"}  # more than a minute each; edm and flow share their code
 
-@pytest.mark.parametrize("name", list_models())
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in list_models()]
+)
 def test_contract(name: str) -> None:
     check_model(model_class(name), config=CONFIGS.get(name))

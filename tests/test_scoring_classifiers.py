@@ -92,6 +92,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Dataset], list[Dataset]]:
 # The two-sample test.
 
 
+@pytest.mark.slow
 def test_a_haze_is_told_from_black_and_the_binarised_view_is_blind_to_it() -> None:
     clean, real, control = (squares(400, seed) for seed in range(3))
     result = two_sample(hazy(clean), real, control, steps=40)
@@ -106,6 +107,7 @@ def test_a_haze_is_told_from_black_and_the_binarised_view_is_blind_to_it() -> No
     assert 0.34 < without.as_is.accuracy < 0.66
 
 
+@pytest.mark.slow
 def test_another_shape_is_told_in_both_views() -> None:
     real, control = squares(300, 1), squares(300, 2)
     wide = squares(300, 3)
@@ -174,6 +176,7 @@ def shuffled(data: Dataset) -> Dataset:
     return replace(data, labels=data.labels[order])
 
 
+@pytest.mark.slow
 def test_right_labels_teach_and_shuffled_ones_do_not() -> None:
     real, test = blobs(160, seed=1), blobs(200, seed=2)
     result = classification_accuracy_score(blobs(120, seed=3), real, test, steps=20)

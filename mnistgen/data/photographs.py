@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,6 +57,8 @@ def _resized(x: Tensor, scale: float) -> Tensor:
 
 def _ink(grey: Array, where: str) -> tuple[Array, Array]:
     """The ink in 0..255 on black, and where it is, (h, w) each."""
+    from scipy import ndimage  # takes a while, and few commands need it
+
     border = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
     ground = float(np.median(border))
     width = max(3, round(STROKE * min(grey.shape)))
