@@ -49,6 +49,7 @@ from mnistgen.model import (
     HasLatents,
     HasLikelihood,
     HasPath,
+    HasReconstruction,
     Loss,
     Noise,
 )
@@ -67,6 +68,7 @@ METHODS = {  # of the abilities, by which the host asks for them
     "log_prob": HasLikelihood,
     "encode": HasLatents,
     "decode": HasDecoder,
+    "reconstruct": HasReconstruction,
     "sample_path": HasPath,
     "inpaint": HasEditing,
     "vary": HasEditing,
@@ -136,7 +138,13 @@ def abilities_of(cls: type[GenerativeModel]) -> list[str]:
     """What a model can do beside drawing images, in the words of a person."""
     latents = "latent codes" if issubclass(cls, HasLatents) else "decoded codes"
     likelihood = f"likelihood ({getattr(cls, 'likelihood', '?')}, of {getattr(cls, 'likelihood_of', '?')})"
-    words = {HasLikelihood: likelihood, HasDecoder: latents, HasPath: "sampling path", HasEditing: "editing"}
+    words = {
+        HasLikelihood: likelihood,
+        HasDecoder: latents,
+        HasReconstruction: "reconstruction",
+        HasPath: "sampling path",
+        HasEditing: "editing",
+    }
     return [word for ability, word in words.items() if issubclass(cls, ability)]
 
 
@@ -383,8 +391,9 @@ def _abilities(subject: Subject) -> None:
         for method, ability in METHODS.items()
         if callable(getattr(cls, method, None)) and not issubclass(cls, ability)
     }
-    if "encode" in unknown:  # what has both derives from both
-        unknown.pop("decode", None)
+    if "encode" in unknown:  # HasLatents is all three
+        for method in ("decode", "reconstruct"):
+            unknown.pop(method, None)
     if unknown:
         bases = _join(sorted(set(unknown.values())))
         raise ContractError(
@@ -718,6 +727,25 @@ def _decodes(subject: Subject) -> None:
         _check_images(model.decode(z, weights.roll(1, 0) / 2 + weights / 2), SAMPLES, "decode() between two classes")
 
 
+def _reconstructs(subject: Subject) -> None:
+    model = subject.warm
+    assert isinstance(model, HasReconstruction)
+    x, y = subject.batch(SAMPLES)
+    given = x.clone()
+    with torch.no_grad():
+        images, again = model.reconstruct(x, y), model.reconstruct(x, y)
+        _check_images(images, SAMPLES, "reconstruct()")
+        if not torch.equal(x, given):
+            raise ContractError("reconstruct() writes into its x; clone it before an in-place operation.")
+        if not _equal(images, again):
+            raise ContractError("reconstruct() gives another image each time; take the mean where the code is random.")
+        if not _equal(model.reconstruct(x[1:2], y[1:2]), images[1:2]):
+            raise ContractError(
+                f"An image is reconstructed otherwise alone than in a batch of {SAMPLES}; make it depend on its own "
+                "image and label alone (no batch statistics)."
+            )
+
+
 def _path(subject: Subject) -> None:
     model = subject.warm
     assert isinstance(model, HasPath)
@@ -783,6 +811,7 @@ RULES = [
     Rule("log-likelihood is one finite number an image", _likelihood, ability=HasLikelihood),
     Rule("codes decode for labels and weights", _decodes, ability=HasDecoder),
     Rule("latents have their shape, and decode again", _latents, ability=HasLatents),
+    Rule("reconstructions are images, the same each time", _reconstructs, ability=HasReconstruction),
     Rule("the sampling path ends in the sample", _path, ability=HasPath),
     Rule("edits keep what is known", _edits, ability=HasEditing),
     Rule(f"overfits {OVERFIT_IMAGES} images", _overfits, slow=True),

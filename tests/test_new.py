@@ -16,11 +16,11 @@ from mnistgen.registry import register_file
 from mnistgen.testing import synthetic_digits
 
 ABILITIES = {
-    "vae": ["likelihood (lower bound, of stochastically binarised pixels)", "latent codes"],
+    "vae": ["likelihood (lower bound, of stochastically binarised pixels)", "latent codes", "reconstruction"],
     "gan": ["decoded codes"],
     "diffusion": ["sampling path"],
     "autoregressive": ["likelihood (exact, of pixels that are white above half grey)"],
-    "normalizing_flow": ["likelihood (lower bound, of 8-bit pixels)", "latent codes"],
+    "normalizing_flow": ["likelihood (lower bound, of 8-bit pixels)", "latent codes", "reconstruction"],
 }
 MODEL = """
 from mnistgen import GenerativeModel

@@ -13,7 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from mnistgen import BaseConfig, ContractError, GenerativeModel, HasLatents, HasLikelihood, HasPath, Loss, Noise
+from mnistgen import (
+    BaseConfig,
+    ContractError,
+    GenerativeModel,
+    HasLatents,
+    HasLikelihood,
+    HasPath,
+    HasReconstruction,
+    Loss,
+    Noise,
+)
 from mnistgen.testing import Outcome, abilities_of, check_model, check_rules, rules_of, synthetic_digits
 
 
@@ -567,6 +577,55 @@ class IgnoresNoise(Coder):
         return self.bound(x, y)
 
 
+class UndeclaredReconstruction(Flow):
+    """Reconstructs, and nobody knows."""
+
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        return x
+
+
+class Keeper(Flow, HasReconstruction):
+    """Reconstructs without a code of its own."""
+
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.round()
+
+
+class RandomReconstruction(Keeper):
+    """Draws its code."""
+
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.rand_like(x)
+
+
+class FlatReconstruction(Keeper):
+    """Forgets the shape of an image."""
+
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+class BrightReconstruction(Keeper):
+    """Is not in [-1, 1]."""
+
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + 1
+
+
+class WritesReconstruction(Keeper):
+    """Reconstructs in place."""
+
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.mul_(0.5)
+
+
+class SharedReconstruction(Keeper):
+    """Gives each image the mean of its batch."""
+
+    def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.mean(0, keepdim=True).expand_as(x)
+
+
 BROKEN = [
     (
         ReservedNames,
@@ -574,6 +633,12 @@ BROKEN = [
         "Config has seed, steps, a flag of `train` and sample.. has count, a flag",
     ),
     (Undeclared, "its abilities", r"log_prob, encode is defined, .* mnistgen.HasLatents, HasLikelihood"),
+    (UndeclaredReconstruction, "its abilities", r"reconstruct is defined, .* mnistgen.HasReconstruction"),
+    (RandomReconstruction, "reconstructions are", "another image each time"),
+    (FlatReconstruction, "reconstructions are", r"\(5, 784\)"),
+    (BrightReconstruction, "reconstructions are", "pixels from"),
+    (WritesReconstruction, "reconstructions are", "writes into its x"),
+    (SharedReconstruction, "reconstructions are", "alone"),
     (NotExact, "log-likelihood", "'exact', but two calls"),
     (IgnoresNoise, "log-likelihood", "same noise differs"),
     (NoDocstring, "has a docstring", "docstring"),
@@ -637,6 +702,13 @@ def test_a_broken_rule_is_named(cls: type[GenerativeModel], rule: str, message: 
     assert modes == (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_default_dtype())
 
 
+def test_an_honest_reconstruction_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnistgen.testing.QUICK_SECONDS", 600)
+    outcomes = list(check_rules(Keeper, quick=True))
+    assert "reconstructions are images, the same each time" in [outcome.rule for outcome in outcomes]
+    assert not [outcome for outcome in outcomes if outcome.problem]
+
+
 class LateCoder(Coder):
     """A VAE whose images are black, whatever the seed, for the first twenty steps."""
 
@@ -666,7 +738,7 @@ def test_what_cannot_be_tried_is_left_out() -> None:
 
 
 def test_abilities_are_asked_only_of_models_that_have_them() -> None:
-    assert len(rules_of(Coder)) == len(rules_of(Duel)) + 4 == len(rules_of(Flow)) + 3
+    assert len(rules_of(Coder)) == len(rules_of(Duel)) + 5 == len(rules_of(Flow)) + 4
 
 
 def test_a_config_can_be_given() -> None:
@@ -719,6 +791,7 @@ def test_abilities_are_named() -> None:
     assert abilities_of(Coder) == [
         "likelihood (lower bound, of pixels as probabilities)",
         "latent codes",
+        "reconstruction",
         "sampling path",
     ]
     assert abilities_of(Duel) == []
