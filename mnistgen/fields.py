@@ -5,6 +5,7 @@ import typing
 from collections.abc import Hashable, Mapping
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Union
 
 from mnistgen.errors import UsageError, suggestion
@@ -65,7 +66,7 @@ def _is(value: Any, hint: Any) -> bool:
         return isinstance(value, float) or (_is(value, int) and abs(value) < _NUMBER)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-    if hint in (bool, str):
+    if hint in (bool, str, Path, type(None)):
         return isinstance(value, hint)
     kind = origin or hint
     return isinstance(value, kind) if kind in (dict, tuple) else True
@@ -83,7 +84,15 @@ def _says(hint: Any) -> str:
         return f"a tuple of {len(arguments)}: {', '.join(map(_says, arguments))}"
     if origin is list:
         return f"a list of which each is {_says(arguments[0])}"
-    names = {int: "an int", float: "a float", bool: "a bool", str: "a str", type(None): "None", dict: "a dict"}
+    names = {
+        int: "an int",
+        float: "a float",
+        bool: "a bool",
+        str: "a str",
+        Path: "a path",
+        type(None): "None",
+        dict: "a dict",
+    }
     return names.get(origin or hint, str(hint))
 
 

@@ -28,6 +28,7 @@ class OddConfig(TinyConfig):
     kind: Literal["a", "b", 3] = "a"
     on: bool = False
     word: str = ""
+    most: int | None = None
 
 
 class Odd(Tiny):
@@ -56,6 +57,7 @@ class Odd(Tiny):
         ("shape", 3, "must be a tuple"),
         ("pair", [1], "it must be a tuple of 2: an int, a float"),
         ("on", 1, "on is 1; it must be a bool"),
+        ("most", "3", "most is '3'; it must be an int or None"),
         ("word", {"a": "x" * 100}, "it must be a str"),
         ("latent_dimm", 3, "OddConfig has no field 'latent_dimm'. Did you mean 'latent_dim'"),
     ],

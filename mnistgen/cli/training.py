@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from types import FrameType
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch.distributed as dist
 import tyro
@@ -27,6 +27,7 @@ from mnistgen.cli.run_folder import BEST, KEPT, LOG, MANIFEST, OPTIONS, STATE, R
 from mnistgen.console import Display, notes, numbers
 from mnistgen.data import Dataset, dataset_name, load_training_data, train_validation_split
 from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, MnistgenError, UsageError
+from mnistgen.fields import checked, types_of
 from mnistgen.files import atomic_file
 from mnistgen.model import BaseConfig, Trainable
 from mnistgen.report import read_log
@@ -286,33 +287,16 @@ def _resumed(
 
 def _stored_options(kind: type["Files"], values: dict[str, Any], path: Path) -> TrainOptions:
     """The options in a `run.json`; a later version's flags that this one lacks are told by name."""
-    types = get_type_hints(kind.Options)
-    for key, value in values.items():
+    types = types_of(kind.Options)
+    for key in values:
         if key not in types:
             raise CheckpointError(f"{path}: has the option {key!r}, which this mnistgen does not know. Upgrade it.")
-        if not _is_of(value, types[key]):
-            raise DamagedRunError(f"{path}: is damaged: its option {key!r} is {value!r}.")
-    paths = {key: Path(value) for key, value in values.items() if value is not None and Path in _kinds(types[key])}
-    return kind.Options(**(values | paths))
-
-
-def _kinds(annotation: Any) -> tuple[Any, ...]:
-    """The types in an annotation such as `int | None`."""
-    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-
-
-def _is_of(value: Any, annotation: Any) -> bool:
-    """Whether a value of a JSON file has the type of a flag."""
-    for kind in _kinds(annotation):
-        if get_origin(kind) is Literal:
-            fits = value in get_args(kind)
-        elif kind is float:
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
-        else:
-            fits = type(value) is (str if kind is Path else kind)
-        if fits:
-            return True
-    return False
+    paths = {
+        key: Path(value)
+        for key, value in values.items()
+        if isinstance(value, str) and Path in (types[key], *get_args(types[key]))  # a path is text in JSON
+    }
+    return kind.Options(**checked(kind.Options, values | paths))
 
 
 class Meter:
