@@ -429,8 +429,11 @@ def test_broken_idx(tmp_path: Path, images: bytes, labels: bytes, says: str) -> 
 
 def test_idx_whose_labels_or_meaning_are_missing(tmp_path: Path) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(IMAGES)
-    with pytest.raises(DataError, match="its labels are missing; there is no train-labels-idx1-ubyte"):
-        load_data(tmp_path)
+    bare = load_data(tmp_path)
+    assert (len(bare), bare.labels, bare.num_classes) == (3, None, 1)
+    (note,) = bare.notes
+    assert note.endswith("there is no train-labels-idx1-ubyte beside it, so that these images have no labels.")
+    assert load_data(tmp_path / "train-images-idx3-ubyte").hash == bare.hash
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(LABELS)
     with pytest.raises(DataError, match="holds labels, by its name"):
         load_data(tmp_path / "train-labels-idx1-ubyte")
@@ -1038,6 +1041,13 @@ def test_export_comes_back_with_the_same_hash(tmp_path: Path, format: str, path:
     assert loaded.hash == data.hash
     assert loaded.num_classes == (10 if format in ("npz", "png") else 9)
     assert [item.name for item in tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize(("format", "path"), [("npz", "d.npz"), ("csv", "d.csv"), ("png", "d"), ("idx", "d")])
+def test_images_without_labels_come_back_too(tmp_path: Path, format: str, path: str) -> None:  # noqa: A002
+    data = Dataset.of(digits(30).images)
+    export_data(data, tmp_path / path, format)
+    assert load_data(tmp_path / path).hash == data.hash
 
 
 def test_npz_keeps_names_and_where_it_came_from(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 What is written comes in pieces, so that what is drawn while it is written need not fit into memory.
 """
 
+import itertools
 import json
 import re
 import struct
@@ -55,12 +56,6 @@ class ImageStream:
             here.name,
             here.class_names,
         )
-
-    def require_labels(self, why: str) -> Callable[[], Iterator[Tensor]]:
-        """The labels. Raises `DataError` where there are none."""
-        if self.labels is None:
-            raise DataError(f"{self.name} has no labels, which are needed {why}.")
-        return self.labels
 
 
 def export_data(
@@ -142,13 +137,16 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 def _write_csv(stream: ImageStream, path: Path, provenance: str) -> None:  # noqa: ARG001
-    labels = stream.require_labels("in the layout of CSV")
     words = np.array([str(value) for value in range(256)])
+    titles = [f"pixel{k}" for k in range(SIDE * SIDE)]
     with _output(path) as output:
-        output.write((",".join(["label", *(f"pixel{k}" for k in range(SIDE * SIDE))]) + "\n").encode("ascii"))
-        for images, y in zip(stream.images(), labels(), strict=True):
-            rows = zip(y.tolist(), words[images.flatten(1).numpy()], strict=True)
-            output.writelines(f"{label},{','.join(row)}\n".encode("ascii") for label, row in rows)
+        output.write((",".join(titles if stream.labels is None else ["label", *titles]) + "\n").encode("ascii"))
+        labels = itertools.repeat(None) if stream.labels is None else stream.labels()
+        for images, y in zip(stream.images(), labels):  # noqa: B905  nothing, again and again, has no length
+            rows = [",".join(row) for row in words[images.flatten(1).numpy()]]
+            if y is not None:
+                rows = [f"{label},{row}" for label, row in zip(y.tolist(), rows, strict=True)]
+            output.writelines(f"{row}\n".encode("ascii") for row in rows)
 
 
 def _write_png(stream: ImageStream, path: Path, provenance: str) -> None:
@@ -190,7 +188,6 @@ def _are_folders(names: Sequence[str]) -> bool:
 
 
 def _write_idx(stream: ImageStream, path: Path, provenance: str) -> None:
-    labels = stream.require_labels("beside the images of IDX")
     if stream.num_classes > 256:
         raise DataError(f"{stream.name} has {stream.num_classes} classes; the labels of IDX files are bytes.")
     with atomic_folder(path) as temporary:
@@ -198,9 +195,10 @@ def _write_idx(stream: ImageStream, path: Path, provenance: str) -> None:
         with (temporary / "train-images-idx3-ubyte").open("wb") as file:
             file.write(struct.pack(">4B3I", 0, 0, 8, 3, stream.n, SIDE, SIDE))
             file.writelines(images.numpy().tobytes() for images in stream.images())
-        with (temporary / "train-labels-idx1-ubyte").open("wb") as file:
-            file.write(struct.pack(">4BI", 0, 0, 8, 1, stream.n))
-            file.writelines(y.numpy().astype(np.uint8).tobytes() for y in labels())
+        if stream.labels is not None:
+            with (temporary / "train-labels-idx1-ubyte").open("wb") as file:
+                file.write(struct.pack(">4BI", 0, 0, 8, 1, stream.n))
+                file.writelines(y.numpy().astype(np.uint8).tobytes() for y in stream.labels())
 
 
 def _write_provenance(folder: Path, provenance: str) -> None:

@@ -88,10 +88,10 @@ class Named(Source):
 
 @dataclass(frozen=True)
 class Idx(Source):
-    """Files of images, each with its file of labels."""
+    """Files of images, each with its file of labels, where there is one."""
 
     name: str
-    files: Mapping[str, tuple[Path, Path]]
+    files: Mapping[str, tuple[Path, Path | None]]
 
     @property
     def splits(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -100,7 +100,10 @@ class Idx(Source):
     def read(self, split: str, how: Conversion, download: bool) -> Dataset:  # noqa: ARG002
         images, labels = self.files[split]
         data = _read_idx_pair(images, labels, how, _family_of(images), self.name, split)
-        others = [_read_idx_labels(pair[1]) for part, pair in self.files.items() if part != split]
+        if labels is None:
+            beside = f"there is no {_names_of_labels(images.name)[0]} beside it"
+            return replace(data, notes=(*data.notes, f"{images}: {beside}, so that these images have no labels."))
+        others = [_read_idx_labels(other) for part, (_, other) in self.files.items() if part != split and other]
         # Both splits agree on the number of classes, though one may lack the last.
         if not data.class_names:
             data = replace(data, num_classes=max(data.num_classes, *(int(y.max()) + 1 for y in others), 1))
@@ -108,15 +111,17 @@ class Idx(Source):
 
 
 def _read_idx_pair(
-    images_path: Path, labels_path: Path, how: Conversion, family: Family | None, name: str, split: str
+    images_path: Path, labels_path: Path | None, how: Conversion, family: Family | None, name: str, split: str
 ) -> Dataset:
     images, notes = to_images(read_idx(images_path, (3, 4)), str(images_path), how)
+    if family is not None and family.transposed:
+        images = images.transpose(2, 3).contiguous()
+    if labels_path is None:
+        return Dataset(images, None, 1, name, split, notes=notes)
     labels = _read_idx_labels(labels_path, family)
     same_length(images, labels, str(images_path), str(labels_path))
     if family is None:
         return Dataset(images, labels, int(labels.max()) + 1, name, split, notes=notes)
-    if family.transposed:
-        images = images.transpose(2, 3).contiguous()
     return Dataset(images, labels, len(family.class_names), name, split, family.class_names, notes)
 
 
@@ -140,8 +145,8 @@ def _family_of(images: Path) -> Family | None:
 _IMAGES_NAME = re.compile(rf"(?:.*[-_.])?({'|'.join(PART_OF)})[-_.]images[-_.]idx3[-_.]ubyte(?:\.gz)?")
 
 
-def idx_files(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """The files of images in a folder by split, with those of their labels; empty where there are none."""
+def idx_files(folder: Path) -> dict[str, tuple[Path, Path | None]]:
+    """The files of images in a folder by split, with those of their labels, if any; empty where there are none."""
     found: dict[str, Path] = {}
     if not folder.is_dir():
         return {}
@@ -158,24 +163,30 @@ def idx_files(folder: Path) -> dict[str, tuple[Path, Path]]:
     return {split: (found[split], labels_beside(found[split])) for split in PARTS if split in found}
 
 
-def labels_beside(images: Path) -> Path:
-    """The file of labels that belongs to a file of images, by the names of the MNIST files."""
-    name = images.name.removesuffix(".gz")
-    if "images" not in name:
-        if "labels" in name:
+def labels_beside(images: Path) -> Path | None:
+    """The file of labels that belongs to a file of images, by the names of the MNIST files; None where there is none.
+
+    Raises `DataError` where the name of the file is none that images have.
+    """
+    if "images" not in images.name:
+        if "labels" in images.name:
             raise DataError(f"{images} holds labels, by its name; give the file of images.")
         raise DataError(
             f"{images}: what it holds cannot be told from its name. A file of images is named like "
             "train-images-idx3-ubyte, with its labels in train-labels-idx1-ubyte; .csv, .npz, .npy, .parquet, "
             "pictures and folders are read too."
         )
-    base = name.replace("images", "labels")
-    names = [base.replace("idx3", "idx1"), base.replace("idx3-ubyte", "idx2-int")]
-    for candidate in names:
-        path = downloads.plain_or_packed(images.with_name(candidate))
+    for name in _names_of_labels(images.name):
+        path = downloads.plain_or_packed(images.with_name(name))
         if path is not None and path != images:
             return path
-    raise DataError(f"{images}: its labels are missing; there is no {names[0]} (or {names[0]}.gz) beside it.")
+    return None
+
+
+def _names_of_labels(images: str) -> tuple[str, str]:
+    """What the labels of a file of images are called, in MNIST and in QMNIST."""
+    base = images.removesuffix(".gz").replace("images", "labels")
+    return base.replace("idx3", "idx1"), base.replace("idx3-ubyte", "idx2-int")
 
 
 # --- Tables and arrays ---
