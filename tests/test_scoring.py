@@ -287,8 +287,14 @@ def test_wrong_input(scorer: Scorer) -> None:
         score(scorer, images[:, :, ::2, ::2], labels)
     with pytest.raises(UsageError, match="label 12, and the evaluator knows 0 to 9"):
         score(scorer, images, labels + 3)
-    with pytest.raises(UsageError, match="draws 4 classes, and the evaluator knows 10"):
-        scorer.score(Tiny(TinyConfig(), 4))
+    with pytest.raises(UsageError, match="draws 12 classes, and the evaluator knows 10"):
+        scorer.score(Tiny(TinyConfig(), 12))
+    with pytest.raises(UsageError, match="The reference has no images of class 12"):
+        scorer.score((images, labels), classes=[3, 12])
+    with pytest.raises(UsageError, match="images has no images of class 8"):
+        scorer.score((images[labels == 3], labels[labels == 3]), classes=[3, 8])
+    with pytest.raises(UsageError, match="images has no images of class 3"):
+        scorer.score((images, None), classes=[3])
     with pytest.raises(UsageError, match="another dataset"):
         of_dataset(scorer.panel, Dataset(images, labels, 12, "other", "test"))
 
@@ -301,18 +307,68 @@ def test_a_model_of_some_classes_is_held_against_real_images_of_those(scorer: Sc
     assert found.labels.unique().tolist() == [3, 8]
     assert (found.protocol["n"], found.protocol["reference_n"]) == (200, 200)
     assert found.protocol["reference"] == "strokes test (classes 3, 8)"
-    assert "classes 3, 8 alone, and are held against the 200 real images of those" in " ".join(found.notes)
+    assert "classes 3, 8 alone are held against the 200 real images of those" in " ".join(found.notes)
     assert "fid.A.penultimate" in found.scale["floor"]["mean"]
     model.trained_classes = (3, 12)
     with pytest.raises(UsageError, match="another dataset"):
         scorer.score(model)
 
 
-def test_images_of_some_classes_are_nearer_to_real_ones_of_those_than_to_all(scorer: Scorer) -> None:
+def test_labels_of_fewer_classes_are_those_of_the_reference(scorer: Scorer) -> None:
+    found = scorer.score(Tiny(TinyConfig(), 3), name="three", training_images=100)
+    assert found.protocol["reference"] == "strokes test (classes 0, 1, 2)"
     images, labels = strokes(N, 3)
-    some = (labels == 3) | (labels == 8)
+    named = Dataset.of(images, labels, name="named", class_names=("zero", "eins", *"23456789"))
+    named = named.subset(labels < 3)
+    names = tuple(f"stroke {label}" for label in range(10))
+    with_names = dataclasses.replace(scorer.reference, class_names=names)
+    judge = Scorer("strokes", panel=scorer.panel, reference=with_names, training=scorer.training)
+    found = judge.score(named, classes=[0, 1, 2], training_images=100)
+    assert any("named-all and in strokes: 0 is zero and stroke 0, 1 is eins and stroke 1, " in x for x in found.notes)
+
+
+def test_a_file_that_lacks_a_class_gains_nothing_by_it(scorer: Scorer, real: Score) -> None:
+    """It may be a generator's that never draws it; who means to leave it out says so."""
+    images, labels = strokes(N, 3)
+    some = labels != 4
     found = scorer.score((images[some], labels[some]), name="some", training_images=100)
-    assert found.fid < 0.2 * numbers(scorer, images[some], labels[some])[FID]
+    assert found.fid == numbers(scorer, images[some], labels[some])[FID]
+    assert found.fid > 1.5 * real.fid
+    assert found.protocol["reference"] == "strokes test"
+    assert found.details["per_class_fid"]["missing"] == [4]
+    (note,) = [note for note in found.notes if "some has no images of class 4, and is held against all" in note]
+    assert note.endswith("--classes 0,1,2,3,5,6,7,8,9")
+    alone = scorer.score((images[some], labels[some]), name="some", classes=[3, 8], training_images=100)
+    assert (alone.protocol["n"], alone.protocol["reference"]) == (200, "strokes test (classes 3, 8)")
+    assert alone.labels is not None
+    assert alone.labels.unique().tolist() == [3, 8]
+    assert alone.fid < found.fid
+    assert not any("has no images" in note for note in alone.notes)
+
+
+def test_classes_are_called_by_their_names(
+    scorer: Scorer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = tuple(f"stroke {label}" for label in range(10))
+    named = dataclasses.replace(scorer.reference, class_names=names)
+    judge = Scorer("strokes", panel=scorer.panel, reference=named, training=scorer.training)
+    images, labels = strokes(N, 3)
+    swapped = labels.clone()
+    swapped[labels == 3], swapped[labels == 8] = 8, 3
+    images[labels == 4] = images[labels == 5]
+    monkeypatch.setattr("mnistgen.cli.score.Scorer", lambda *_, **__: judge)
+    numpy.savez("swapped.npz", images=images[:, 0].numpy(), labels=swapped.numpy())
+    assert main(["score", "swapped.npz", "--classes", "stroke 3, 8,Stroke 4", "--quiet", "--json", "s.json"]) == 0
+    text = capsys.readouterr().out
+    assert "Classes are confused, with these shares of their images: stroke 4 as stroke 5 (" in text
+    assert "else stroke 8 as stroke 3 (" in text.replace("stroke 4 as stroke 5 (100), ", "")
+    assert "  worst class (stroke " in text
+    assert "seen        stroke 0: 0, stroke 1: 0" in text
+    (about,) = json.loads(Path("s.json").read_text())
+    assert about["class_names"] == list(names)
+    assert main(["score", "swapped.npz", "--classes", "stroke 12", "--quiet"]) == 2
+    assert "stroke 12 is no class of strokes, which has stroke 0, stroke 1" in capsys.readouterr().err
 
 
 def test_a_model_without_labels_is_scored_by_what_needs_none(scorer: Scorer) -> None:

@@ -30,6 +30,7 @@ from mnistgen.scoring import (
     write_json,
 )
 from mnistgen.scoring.measure import TRAINING_IMAGES
+from mnistgen.scoring.reference import Reference
 from mnistgen.scoring.result import JUDGES
 from mnistgen.scoring.scale import FLOOR
 from mnistgen.scoring.scorer import UNLIKE
@@ -57,6 +58,9 @@ class ScoreOptions(Reading):
     against: str = ""
     """Another source to hold them against in place of that dataset, whose evaluators see both; one half of it is the
     reference, the other gives the floor."""
+    classes: str = ""
+    """Classes that both sides keep to, by number or name, such as 3,8. Default: for a checkpoint those that it was
+    trained on, and all for images."""
     n: int = N
     """Images to draw, or to take of those there are; only equal numbers compare."""
     knob: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
@@ -237,6 +241,7 @@ def _score(scorer: Scorer, source: Source, options: ScoreOptions) -> Score:
             source,
             n=options.n,
             seed=options.seed,
+            classes=_classes(options.classes, scorer.reference),
             two_sample_test=options.two_sample,
             cas=options.cas,
             inception="inception" in options.features,
@@ -244,6 +249,21 @@ def _score(scorer: Scorer, source: Source, options: ScoreOptions) -> Score:
             training_images=options.training_images,
             progress=lambda what, done: display.update(done, what, last=done >= 1),
         )
+
+
+def _classes(text: str, reference: Reference) -> tuple[int, ...]:
+    """The labels that a person names, by number or by name."""
+    names = {reference.class_name(label).lower(): label for label in reference.classes}
+    names = {str(label): label for label in reference.classes} | names
+    found = []
+    for word in (word.strip().lower() for word in text.split(",") if text):
+        if word not in names:
+            there = ", ".join(map(reference.class_name, reference.classes))
+            raise UsageError(
+                f"--classes {text}: {word or 'nothing'} is no class of {reference.name}, which has {there}."
+            )
+        found.append(names[word])
+    return tuple(found)
 
 
 def _print_one(score: Score, options: ScoreOptions) -> None:
@@ -293,7 +313,7 @@ def _print_labels(score: Score) -> None:
     """What the evaluator saw: how often each class, and which it took for which."""
     labels = score.details["labels"]
     console = out()
-    counts = ", ".join(f"{label}: {count}" for label, count in enumerate(labels["seen"]))
+    counts = ", ".join(f"{score.class_name(label)}: {count}" for label, count in enumerate(labels["seen"]))
     console.print(f"seen        {counts}", markup=False)
     if labels["table"] is None:
         return
@@ -304,7 +324,10 @@ def _print_labels(score: Score) -> None:
         for seen, count in enumerate(row)
         if asked != seen and count
     ]
-    most = ", ".join(f"{asked} as {seen} ({count})" for count, asked, seen in sorted(mistakes, reverse=True)[:5])
+    most = ", ".join(
+        f"{score.class_name(asked)} as {score.class_name(seen)} ({count})"
+        for count, asked, seen in sorted(mistakes, reverse=True)[:5]
+    )
     console.print(
         f"labels      {labels['agreement']:.2%} as asked (95% interval {low:.2%} to {high:.2%})"
         f"{f'; else {most}' if most else ''}",
@@ -326,7 +349,7 @@ def _table(score: Score, corrupted: list[str]) -> Table:
             continue
         title = line.title
         if line.number == "class_fid.worst":
-            title = f"{title} ({score.details['per_class_fid']['worst_class']})"
+            title = f"{title} ({score.class_name(score.details['per_class_fid']['worst_class'])})"
         is_distance = line.number.split(".")[0] in ("fid", "reweighted_fid", "class_fid")
         times = score.times_floor(line.number) if is_distance else None
         real = score.numbers.get(line.beside) if line.beside else best.get("mean", {}).get(line.number)
@@ -362,7 +385,8 @@ def _print_several(scores: list[Score]) -> None:
         cells = [format(score.numbers[x.number], x.form) if x.number in score.numbers else "" for x in lines]
         table.add_row(score.name, *_floors(score, judges), *cells)
     sizes = {score.protocol["n"] for score in scores}
-    if len(sizes) == 1:
+    references = {score.protocol["reference"] for score in scores}
+    if len(sizes) == len(references) == 1:
         best = scores[0].scale.get(FLOOR, {}).get("mean", {})
         beside = [scores[0].numbers.get(x.beside) if x.beside else best.get(x.number) for x in lines]
         table.add_row(
@@ -389,6 +413,8 @@ def _print_several(scores: list[Score]) -> None:
             console.print(f"{score.name}: {note}", markup=False)
     if len(sizes) > 1:
         console.print("note: the numbers of images differ, so these scores do not compare.", markup=False)
+    if len(references) > 1:
+        console.print("note: they are held against images of different classes, and do not compare.", markup=False)
     for score in scores:
         console.print(f"protocol    {score.name}: {score.protocol_line}", markup=False)
 

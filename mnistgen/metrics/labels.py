@@ -25,21 +25,32 @@ class Alarm(NamedTuple):
     share: float  # missing: images seen, over those expected; confused: of the class's images, those seen as the other
 
     def __str__(self) -> str:
+        return self.sentence()
+
+    def sentence(self, class_names: Sequence[str] = ()) -> str:
+        """What a person should know, by the names of the classes where they have some."""
+        name = _name(self.label, class_names)
         if self.kind == "missing":
-            return f"Class {self.label} is missing: it is seen {self.share:.1%} as often as expected."
-        return f"Class {self.label} is confused: {self.share:.1%} of its images are seen as {self.seen_as}."
+            return f"Class {name} is missing: it is seen {self.share:.1%} as often as expected."
+        other = _name(self.seen_as, class_names)
+        return f"Class {name} is confused: {self.share:.1%} of its images are seen as {other}."
 
 
-def summaries(alarms: Sequence[Alarm]) -> list[str]:
-    """A sentence for the missing classes and one for the confused ones, however many there are."""
+def _name(label: int | None, class_names: Sequence[str]) -> str:
+    return class_names[label] if label is not None and label < len(class_names) else str(label)
+
+
+def summaries(alarms: Sequence[Alarm], class_names: Sequence[str] = ()) -> list[str]:
+    """A sentence for the missing classes and one for the confused ones, however many there are, by the names of the
+    classes where they have some."""
     lines: list[str] = []
     for kind in ("missing", "confused"):
         found = sorted((alarm for alarm in alarms if alarm.kind == kind), key=_badness)
         if len(found) < 2:
-            lines += map(str, found)
+            lines += [alarm.sentence(class_names) for alarm in found]
             continue
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        shown = ", ".join(map(_short, found[:SHOWN])) + more
+        shown = ", ".join(_short(alarm, class_names) for alarm in found[:SHOWN]) + more
         if kind == "missing":
             lines.append(f"{len(found)} classes are missing, seen at these shares of what is expected: {shown}.")
         else:
@@ -52,9 +63,9 @@ def _badness(alarm: Alarm) -> tuple[float, int]:
     return (alarm.share if alarm.kind == "missing" else -alarm.share, alarm.label)
 
 
-def _short(alarm: Alarm) -> str:
-    other = "" if alarm.seen_as is None else f"as {alarm.seen_as} "
-    return f"{alarm.label} {other}({alarm.share:.1%})"
+def _short(alarm: Alarm, class_names: Sequence[str]) -> str:
+    other = "" if alarm.seen_as is None else f"as {_name(alarm.seen_as, class_names)} "
+    return f"{_name(alarm.label, class_names)} {other}({alarm.share:.1%})"
 
 
 @dataclass(frozen=True, eq=False)

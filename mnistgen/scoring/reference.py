@@ -38,6 +38,7 @@ class Reference:
     seen: Seen
     images: Tensor | None = None  # (n, 1, 28, 28) uint8, where the dataset is on disk
     features_hash: str = ""  # of the files that the features were read from; empty where they were computed here
+    class_names: tuple[str, ...] = ()  # one for each class, or none
 
     def __len__(self) -> int:
         return len(self.seen)
@@ -46,6 +47,15 @@ class Reference:
     def labels(self) -> Tensor:
         assert self.seen.labels is not None
         return self.seen.labels
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The labels that have images, ascending."""
+        return tuple(self.labels.unique().tolist())
+
+    def class_name(self, label: int) -> str:
+        """The name of a class, or its number where the classes have no names."""
+        return self.class_names[label] if label < len(self.class_names) else str(label)
 
     def of_classes(self, classes: Sequence[int]) -> "Reference":
         """The images of these classes alone; the split says so."""
@@ -119,7 +129,7 @@ def load_reference(
             raise
         return shipped
     if shipped is not None and shipped.hash == found.hash:
-        return replace(shipped, images=found.images)
+        return replace(shipped, images=found.images, class_names=found.class_names)
     return of_dataset(panel, found, data)
 
 
@@ -127,7 +137,8 @@ def of_dataset(panel: Panel, data: Dataset, source: str | Path = "") -> Referenc
     """The images of a dataset as reference. Raises `UsageError` where its classes are not the evaluator's."""
     check_classes(panel, data, source)
     labels = data.require_labels("to hold samples against it")
-    return Reference(data.name, data.split, data.hash, panel.look(data.images, labels), data.images)
+    seen = panel.look(data.images, labels)
+    return Reference(data.name, data.split, data.hash, seen, data.images, class_names=data.class_names)
 
 
 def check_classes(panel: Panel, data: Dataset, source: str | Path = "") -> None:
@@ -139,7 +150,9 @@ def check_classes(panel: Panel, data: Dataset, source: str | Path = "") -> None:
         )
 
 
-def halves(panel: Panel, images: Tensor, labels: Tensor | None, name: str) -> tuple[Reference, Dataset | None]:
+def halves(
+    panel: Panel, images: Tensor, labels: Tensor | None, name: str, class_names: tuple[str, ...] = ()
+) -> tuple[Reference, Dataset | None]:
     """One half of a set of images as reference, and the other half, with the same class counts: (n, 1, 28, 28) uint8,
     (n,) int64. Without labels, classes are what evaluator A sees. All are the reference, and there is no other half,
     where that would be fewer than 100.
@@ -152,9 +165,9 @@ def halves(panel: Panel, images: Tensor, labels: Tensor | None, name: str) -> tu
         seen = replace(seen, labels=labels)
     first, second = stratified_halves(labels, torch.Generator().manual_seed(SUBSET_SEED))
     if len(first) < LEAST:
-        return Reference(name, "", digest, seen, images), None
+        return Reference(name, "", digest, seen, images, class_names=class_names), None
     other = Dataset(images[second], labels[second], panel.num_classes, name, "other half")
-    return Reference(name, "one half", digest, seen.subset(first), images[first]), other
+    return Reference(name, "one half", digest, seen.subset(first), images[first], class_names=class_names), other
 
 
 def labels_of_test_set(data: str, *, data_dir: Path | str | None = None) -> Tensor | None:
@@ -215,7 +228,8 @@ def read_reference(folder: Path, panel: Panel, name: str, split: str) -> Referen
             raise DataError(
                 f"{path}: these reference features are damaged; install mnistgen again ({error})."
             ) from error
-    return Reference(name, split, about["dataset_hash"], Seen(features, labels), None, files.hexdigest()[:16])
+    names = FAMILIES[name].class_names if name in FAMILIES else ()
+    return Reference(name, split, about["dataset_hash"], Seen(features, labels), None, files.hexdigest()[:16], names)
 
 
 def read_scales(folder: Path, panel: Panel, reference: Reference) -> tuple[dict[int, dict[str, dict[str, Any]]], str]:

@@ -34,6 +34,11 @@ class Score:
     labels: Tensor | None = field(repr=False)
     strip: Tensor | None = field(repr=False)  # see `measure_memorisation`
     replicates: dict[str, Replicates] = field(default_factory=dict, repr=False)  # of distances, by name
+    class_names: tuple[str, ...] = ()  # of the reference, one for each class, or none
+
+    def class_name(self, label: int) -> str:
+        """The name of a class, or its number where the classes have no names."""
+        return self.class_names[label] if label < len(self.class_names) else str(label)
 
     @property
     def fid(self) -> float:
@@ -102,6 +107,7 @@ class Score:
             "numbers": self.numbers,
             "times_floor": {name: self.times_floor(name) for name in self.numbers if _is_distance(name)},
             "scale": self.scale,
+            "class_names": list(self.class_names),
             "details": self.details,
             "not_measured": self.not_measured,
             "notes": self.notes,
@@ -137,7 +143,7 @@ def difference(better: Score, worse: Score) -> Difference | None:
 
     None where there is no floor or no bootstrap, or the two do not stand against the same images in equal numbers.
     """
-    same = ("evaluators", "n", "reference_hash", "reference_n")
+    same = ("evaluators", "n", "reference", "reference_hash", "reference_n")
     if any(better.protocol.get(key) != worse.protocol.get(key) for key in same):
         return None
     one, other = better.headline_replicates, worse.headline_replicates

@@ -4,7 +4,7 @@ import copy
 import importlib.metadata
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Unpack
@@ -37,7 +37,7 @@ from mnistgen.scoring.reference import (
 )
 from mnistgen.scoring.result import FID, Score
 from mnistgen.scoring.scale import FLOOR, floor, real_labels, summary
-from mnistgen.scoring.sources import Drawn, ImageSource, Scorable, Source, dataset_of, open_source
+from mnistgen.scoring.sources import Drawn, ImageSource, ModelSource, Scorable, Source, dataset_of, open_source
 from mnistgen.training import resolve_device
 
 N = 10_000
@@ -127,7 +127,7 @@ class Scorer:
         split = "all" if split == "test" else split
         found = load_data(data, split, data_dir=self.data_dir, download=False, **how)
         check_classes(self.panel, found, data)
-        self._halve(ImageSource(found.name, found.images, found.labels), n, split)
+        self._halve(ImageSource.of(found, found.name), n, split)
         self.notes.append(
             f"{found.name} {split} has images that models and evaluators are trained on, so samples look better than "
             "they are. One half of these is the reference, and the other gives the floor."
@@ -161,7 +161,9 @@ class Scorer:
         like = torch.tensor(source.classes or range(self.panel.num_classes)) if own is None else own
         drawn = source.draw(2 * n, like, seed=AGAINST_SEED)
         self.labelled = drawn.labels is not None
-        self.reference, self.control = halves(self.panel, drawn.images, drawn.labels, f"{source.name} {split}".strip())
+        self.reference, self.control = halves(
+            self.panel, drawn.images, drawn.labels, f"{source.name} {split}".strip(), source.class_names
+        )
         self.most = len(self.reference)
         if self.control is None:
             self._no_control = (
@@ -176,6 +178,7 @@ class Scorer:
         n: int = N,
         seed: int = 0,
         name: str = "",
+        classes: Sequence[int] = (),
         two_sample_test: bool = False,
         cas: bool = False,
         inception: bool = False,
@@ -186,17 +189,20 @@ class Scorer:
     ) -> Score:
         """Draw at most n images once, look at them once, and measure everything that these images allow.
 
-        `two_sample_test` and `cas` train classifiers; `inception` adds the literature's FID. `options` go to
+        A model is held against the real images of the classes that it was trained on, and images against all real
+        ones, since one that they lack may be one that was never drawn; with `classes`, both are held against those
+        alone. `two_sample_test` and `cas` train classifiers; `inception` adds the literature's FID. `options` go to
         `open_source`. Raises `UsageError` where there are fewer than 100 images, or they are of other classes, and
         `DataError` where what was asked for needs files that are not there.
         """
         seed, say = checked_seed(seed), progress or _silent
         source = open_source(source, name=name, device=self.device, data_dir=self.data_dir, **options)
         source.check(self.panel.num_classes)
-        there = tuple(self.reference.labels.unique().tolist())
-        classes = tuple(label for label in there if label in source.classes)
-        if classes and classes != there:
-            part = self._of_classes(classes)
+        kept = self._classes(source, classes)
+        if kept and kept != self.reference.classes:
+            if isinstance(source, ImageSource):
+                source = source.of_classes(kept)
+            part = self._of_classes(kept)
             return part.score(
                 source,
                 n=min(n, len(part.reference)),
@@ -272,7 +278,20 @@ class Scorer:
             labels=drawn.labels,
             strip=strip,
             replicates=replicates,
+            class_names=self.reference.class_names,
         )
+
+    def _classes(self, source: Source, wanted: Sequence[int]) -> tuple[int, ...]:
+        """The classes to hold a source against; none: all that there are."""
+        there = self.reference.classes
+        drawn = source.classes if isinstance(source, ModelSource) else there
+        if not wanted:
+            return tuple(label for label in there if label in drawn)
+        for what, found in (("The reference", there), (source.name, source.classes)):
+            lacking = [self.reference.class_name(label) for label in sorted(set(wanted)) if label not in found]
+            if lacking:
+                raise UsageError(f"{what} has no images of class {', '.join(lacking)} to be scored.")
+        return tuple(sorted(set(wanted)))
 
     def _of_classes(self, classes: tuple[int, ...]) -> "Scorer":
         """The same, with the images of some classes alone: what sources are held against that have no others."""
@@ -286,12 +305,11 @@ class Scorer:
             part.training, part.control = kept(self.training), kept(self.control)
             part.most = None if self.most is None else len(part.reference)
             part.scales, part._shipped_scales, part._sums, part._partial = {}, set(), {}, {}
-            names = self.training.class_names if self.training is not None else ()
-            kinds = ", ".join(names[label] if names else str(label) for label in classes)
+            kinds = ", ".join(map(self.reference.class_name, classes))
             part.notes = [
                 *self.notes,
-                f"These images are of the classes {kinds} alone, and are held against the {len(part.reference)} real "
-                f"images of those: a score that compares with others of the same classes.",
+                f"Images of the classes {kinds} alone are held against the {len(part.reference)} real images of those: "
+                "a score that compares with others of the same classes.",
             ]
         return self._partial[classes]
 
@@ -389,7 +407,9 @@ class Scorer:
 
     def _notes(self, source: Source, drawn: Drawn, result: Measured, scale: dict[str, dict[str, Any]]) -> list[str]:
         alarms = result.details.get("labels", {}).get("alarms", [])
-        notes = summaries([Alarm(*(alarm[name] for name in Alarm._fields)) for alarm in alarms])
+        names = self.reference.class_names
+        notes = summaries([Alarm(*(alarm[name] for name in Alarm._fields)) for alarm in alarms], names)
+        notes += [*_lacking(source, self.reference), *_other_names(source, self.reference)]
         if len(drawn.images) > len(self.reference):
             notes.append(
                 f"{len(drawn.images)} images stand against {len(self.reference)} real ones; score "
@@ -414,6 +434,35 @@ class Scorer:
             f"{share:.1%} of these images are, pixel for pixel, among those that they are held against: they are "
             "compared with themselves, and distances are too small."
         ]
+
+
+def _lacking(source: Source, reference: Reference) -> list[str]:
+    """Which classes images have none of; what a model was not trained on, it is not asked for."""
+    there = source.classes if isinstance(source, ImageSource) else ()
+    lacking = [reference.class_name(label) for label in reference.classes if label not in there]
+    if not there or not lacking:
+        return []
+    return [
+        f"{source.name} has no images of class {', '.join(lacking)}, and is held against all classes: what it lacks "
+        f"counts against it. To hold it against its own alone: --classes {','.join(map(str, there))}"
+    ]
+
+
+def _other_names(source: Source, reference: Reference) -> list[str]:
+    """Whether classes are called otherwise in the reference: they are taken by their numbers."""
+    if not (source.class_names and reference.class_names):
+        return []
+    other = [
+        f"{label} is {source.class_names[label]} and {reference.class_name(label)}"
+        for label in source.classes
+        if label in reference.classes and source.class_names[label].lower() != reference.class_name(label).lower()
+    ]
+    if not other:
+        return []
+    return [
+        f"Classes are taken by their numbers, and are not called alike in {source.name} and in {reference.name}: "
+        f"{', '.join(other[:3])}{', ...' if len(other) > 3 else ''}."
+    ]
 
 
 def _proportions(result: Measured, best: dict[str, float]) -> list[str]:

@@ -5,7 +5,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
@@ -37,6 +37,7 @@ class Source(ABC):
 
     name: str
     dataset: str  # the dataset that it is of, or ""
+    class_names: tuple[str, ...]  # one for each class, or none
 
     @abstractmethod
     def check(self, num_classes: int) -> None:
@@ -51,7 +52,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def classes(self) -> tuple[int, ...]:
-        """The classes that its images are meant to be of, ascending; none where they have no labels."""
+        """The classes that a model draws, or that images are of, ascending; none where they have no labels."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -74,6 +75,10 @@ class ModelSource(Source):
         return self.checkpoint.dataset if self.checkpoint else ""
 
     @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.model.class_names
+
+    @property
     def about(self) -> dict[str, Any]:
         described = {} if self.checkpoint is None else {"checkpoint": asdict(self.checkpoint)}
         return described | {"sampling": sampling_options(self.model) | self.knobs}
@@ -83,9 +88,7 @@ class ModelSource(Source):
         return self.model.trained_classes
 
     def check(self, num_classes: int) -> None:
-        # Labels that leave some out were made for more than they name.
-        whole = self.classes == tuple(range(self.model.num_classes))
-        if (whole and self.model.num_classes != num_classes) or max(self.classes, default=0) >= num_classes:
+        if max(self.classes, default=0) >= num_classes:  # fewer are held against the real images of those
             raise UsageError(
                 f"{self.name} draws {self.model.num_classes} classes, and the evaluator knows {num_classes}: it is for "
                 "another dataset. Name the dataset that the model was trained on with --data."
@@ -122,6 +125,19 @@ class ImageSource(Source):
     labels: Tensor | None
     dataset: str = ""
     notes: tuple[str, ...] = ()  # of what was done while they were read
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, data: Dataset, name: str, dataset: str = "") -> "ImageSource":
+        """The images of a `Dataset`."""
+        return cls(name, data.images.cpu(), data.labels, dataset, data.notes, data.class_names)
+
+    def of_classes(self, classes: Sequence[int]) -> "ImageSource":
+        """The images of these classes alone. Raises `UsageError` where there are no labels."""
+        if self.labels is None:
+            raise UsageError(f"{self.name} has no labels, so that its images of some classes cannot be told.")
+        kept = torch.isin(self.labels, torch.tensor(classes))
+        return replace(self, images=self.images[kept], labels=self.labels[kept])
 
     @cached_property
     def classes(self) -> tuple[int, ...]:
@@ -202,17 +218,17 @@ def open_source(
         data = as_dataset(source, name=name or "images")
         own = isinstance(source, Dataset)
         called = name or (f"{data.name}-{data.split}" if own else data.name)
-        return ImageSource(called, data.images.cpu(), data.labels, data.name if own else "", data.notes)
+        return ImageSource.of(data, called, data.name if own else "")
     text = str(source)
     place, colon, split = ("", "", "") if text.startswith(PREFIX) else text.rpartition(":")
     if not Path(text).exists() and is_named(place if colon else text):
         if not colon:
             raise UsageError(f"{text} is a dataset; say which part is to be scored: {text}:train or {text}:test.")
         data = load_data(place, split, data_dir=data_dir, **how)
-        return ImageSource(name or f"{data.name}-{split}", data.images, data.labels, data.name, data.notes)
+        return ImageSource.of(data, name or f"{data.name}-{split}", data.name)
     if colon and not Path(text).exists() and Path(place).exists():
         found = load_images(place, split=split, data_dir=data_dir, **how)
-        return ImageSource(name or f"{found.name}-{split}", found.images, found.labels, notes=found.notes)
+        return ImageSource.of(found, name or f"{found.name}-{split}")
     try:
         path = find(source)
     except CheckpointNotFoundError as missing:
@@ -221,10 +237,10 @@ def open_source(
                 f"{missing} Nor is it a file, a folder of images, or DATASET:SPLIT."
             ) from None
         found = load_images(source, data_dir=data_dir, **how)
-        return ImageSource(name or found.name, found.images, found.labels, notes=found.notes)
+        return ImageSource.of(found, name or found.name)
     if path.suffix != ".safetensors":  # `find` takes any file; what it holds decides
         found = load_images(source, data_dir=data_dir, **how)
-        return ImageSource(name or found.name, found.images, found.labels, notes=found.notes)
+        return ImageSource.of(found, name or found.name)
     model = load(path, device=device)
     called = path.parent.name if path.name == WEIGHTS else path.stem
     return ModelSource(name or called or "checkpoint", model, read_checkpoint(path), batch_size, dict(knobs or {}))
