@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tiny import blobs
 
 from mnistgen import Dataset, read_checkpoint
+from mnistgen.checkpoint import load_state
 from mnistgen.cli.run_folder import RunFolder
 
 STEPS = 30
@@ -289,3 +290,22 @@ def test_the_vae_on_mnist(mnist: Dataset, tmp_path: Path) -> None:
     text = mnistgen(tmp_path, "sample", "vae-mnist", "--digits", "2026", "--out", "year.png")
     assert "year.png" in text
     assert Image.open(tmp_path / "year.png").size == (4 * 30 * 2, 30 * 2)
+
+
+def test_a_validation_part_is_what_is_validated_on(tmp_path: Path) -> None:
+    data, held = blobs(60), blobs(13, seed=1)
+    parts = {"train_images": data.images[:, 0], "train_labels": data.labels}
+    parts |= {"val_images": held.images[:, 0], "val_labels": held.labels}
+    np.savez(tmp_path / "parts.npz", **{name: part.numpy() for name, part in parts.items()})
+    flags = ("train", "tiny", "--data", "parts.npz", "--steps", "2", "--quiet", "--out")
+    text = mnistgen(tmp_path, *flags, "own")
+    assert "parts.npz: validated on the 13 images of its validation part." in text
+    assert "left out" not in text
+    identity = load_state(tmp_path / "own" / "resume.pt")["identity"]
+    assert (identity["dataset hash"], identity["validation hash"]) == (data.hash, held.hash)
+    text = mnistgen(tmp_path, *flags, "cut", "--validation", "20")
+    assert "its validation part is left out" in text
+    assert load_state(tmp_path / "cut" / "resume.pt")["identity"]["dataset hash"] != data.hash
+    parts["val_labels"] = held.labels + 4
+    np.savez(tmp_path / "parts.npz", **{name: part.numpy() for name, part in parts.items()})
+    assert "has labels that its training images lack" in mnistgen(tmp_path, *flags, "none", code=1)

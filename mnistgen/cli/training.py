@@ -25,7 +25,14 @@ from mnistgen.checkpoint import WEIGHTS, load_state, save_state
 from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.run_folder import BEST, KEPT, LOG, MANIFEST, OPTIONS, STATE, RunFolder, read_object
 from mnistgen.console import Display, notes, numbers
-from mnistgen.data import Dataset, dataset_name, load_training_data, train_validation_split
+from mnistgen.data import (
+    Dataset,
+    dataset_name,
+    load_training_data,
+    load_validation_data,
+    train_validation_split,
+)
+from mnistgen.data.sources import LEFT_OUT
 from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, MnistgenError, UsageError
 from mnistgen.fields import checked, types_of
 from mnistgen.files import atomic_file
@@ -46,7 +53,8 @@ class TrainOptions(Reading):
     """Dataset name (see `mnistgen data --help`) or a path: IDX, CSV, NPZ, or a folder of images by class. Default:
     mnist, or the synthetic `digits` where mnist is neither on disk nor to be downloaded."""
     validation: int | None = None
-    """Training images held out for the validation loss; default: a tenth, at most 5000."""
+    """Training images held out for the validation loss; default: the validation part of the data where they have one,
+    else a tenth, at most 5000."""
     steps: int | None = None
     """Length in steps, instead of --epochs."""
     budget: str | None = None
@@ -110,30 +118,29 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
     """Train `name` and leave behind what `kind` says; return the exit code."""
     started = time.monotonic()
     options, config = _parse(kind, name, cls, flags, prog)
-    data, state = None, None
+    data, part, state = None, None, None
     path = options.out
     if path is None and options.resume and options.data:  # how it is to be read, the run that is resumed knows
         path = kind.home / f"{name}-{dataset_name(options.data, data_dir=options.data_dir)}"
     elif path is None:
-        options, data = _data(options, rank)
+        options, data, part = _data(options, rank)
         path = kind.home / f"{name}-{data.name}"
     folder = RunFolder(path)
     with ExitStack() as held:
         if options.resume:
             _lock_to_resume(folder, held, rank)
             with _or_way_on(kind, name, path):
-                source = options.data, options.how
+                source = options.data, options.how, options.validation
                 options, config = _resumed(kind, name, cls, flags, prog, path)
                 state = load_state(path / STATE)
-            data = data if (options.data, options.how) == source else None
+            data = data if (options.data, options.how, options.validation) == source else None
             if rank == 0:  # for the others the folder is not as it was when they looked
                 folder.require_own(kind.picture_names(folder, options))
         else:
             folder.require_free(kind.picture_names(folder, options), overwrite=options.overwrite)
         if data is None:
-            options, data = _data(options, rank)
-        held_out = min(5000, len(data) // 10) if options.validation is None else options.validation
-        training, validation = train_validation_split(data, held_out, options.seed) if held_out else (data, None)
+            options, data, part = _data(options, rank)
+        training, validation = (data, part) if part else _divided(data, options)
         model = build(cls, config, data.num_classes, seed=options.seed)
         init = kind.init(model, options) if state is None else None
         files = kind(name, folder, options, config, training, whole=data) if rank == 0 else None
@@ -230,12 +237,26 @@ def _or_way_on(kind: type["Files"], name: str, path: Path) -> Iterator[None]:
         raise CheckpointError(f"{whose}{error} {kind.way_on(name, path)}") from error
 
 
-def _data(options: TrainOptions, rank: int) -> tuple[TrainOptions, Dataset]:
-    """The training images, and the flags with their name, so that a run goes on with what it began with."""
+def _data(options: TrainOptions, rank: int) -> tuple[TrainOptions, Dataset, Dataset | None]:
+    """The flags with the name of the training images, so that a run goes on with what it began with; those; and the
+    images to validate on, where they are a part of the data.
+    """
     data, note = load_training_data(options.data, data_dir=options.data_dir, **options.how)
+    options, said, part = dataclasses.replace(options, data=options.data or data.name), [note, *data.notes], None
+    if options.validation is None:
+        part = load_validation_data(options.data, data, data_dir=options.data_dir, **options.how)
+    if part is not None:
+        said = [line for line in said if not line.endswith(LEFT_OUT)]
+        said += [*part.notes, f"{options.data}: validated on the {len(part)} images of its validation part."]
     if rank == 0:
-        notes([*([note] if note else []), *data.notes])
-    return dataclasses.replace(options, data=options.data or data.name), data
+        notes(filter(None, dict.fromkeys(said)))
+    return options, data, part
+
+
+def _divided(data: Dataset, options: TrainOptions) -> tuple[Dataset, Dataset | None]:
+    """Images to train on, and those to validate on, held out of them."""
+    held_out = min(5000, len(data) // 10) if options.validation is None else options.validation
+    return train_validation_split(data, held_out, options.seed) if held_out else (data, None)
 
 
 def _parse(

@@ -18,6 +18,7 @@ from mnistgen.data.sources import (
     load_data,
     load_images,
     load_training_data,
+    load_validation_data,
     photograph_steps,
 )
 from mnistgen.data.torchvision_shim import import_torchvision
@@ -42,6 +43,7 @@ __all__ = [
     "load_data",
     "load_images",
     "load_training_data",
+    "load_validation_data",
     "photograph",
     "photograph_steps",
     "to_float",

@@ -34,6 +34,7 @@ from mnistgen.data.readers import beginning, is_image, read_photograph
 from mnistgen.errors import DataError, DownloadError, UsageError, suggestion
 
 SPLITS = ("train", "validation", "test", "all")
+LEFT_OUT = "its validation part is left out (the split 'validation' reads it)."
 
 
 def data_folder(data_dir: Path | str | None = None) -> Path:
@@ -106,6 +107,25 @@ def load_training_data(
         )
 
 
+def load_validation_data(
+    source: str | Path, training: Dataset, *, data_dir: Path | str | None = None, **how: Unpack[ConversionKeywords]
+) -> Dataset | None:
+    """The validation part of `source`, of which `training` are the training images; None where there is none.
+
+    Raises as `load_data`, and `DataError` where its labels are none that the training images could have.
+    """
+    if "validation" not in available_splits(source, data_dir=data_dir):
+        return None
+    found = load_data(source, "validation", data_dir=data_dir, **how)
+    unlike = found.num_classes > training.num_classes or (found.labels is None) != (training.labels is None)
+    if unlike or not {*found.classes} <= {*training.classes}:
+        raise DataError(
+            f"{source}: its validation part has labels that its training images lack, or none; take some of those for "
+            "validation in its place: --validation 1000, say."
+        )
+    return found
+
+
 def load_images(
     source: str | Path,
     *,
@@ -148,7 +168,7 @@ def _load(found: Source, source: str | Path, split: str, how: Conversion, downlo
     data = joined([found.read(part, how, download) for part in wanted], "all" if whole else split)
     notes = list(data.notes)
     if split == "train" and "validation" in parts:
-        notes.append(f"{source}: its validation part is left out (the split 'validation' reads it).")
+        notes.append(f"{source}: {LEFT_OUT}")
     absent = sorted({*range(data.num_classes)} - {*data.classes}) if data.labels is not None else []
     if absent:
         names = ", ".join(data.class_name(label) for label in absent[:10]) + (", ..." if len(absent) > 10 else "")
