@@ -1043,13 +1043,6 @@ def test_export_comes_back_with_the_same_hash(tmp_path: Path, format: str, path:
     assert [item.name for item in tmp_path.iterdir()] == [path]
 
 
-@pytest.mark.parametrize(("format", "path"), [("npz", "d.npz"), ("csv", "d.csv"), ("png", "d"), ("idx", "d")])
-def test_images_without_labels_come_back_too(tmp_path: Path, format: str, path: str) -> None:  # noqa: A002
-    data = Dataset.of(digits(30).images)
-    export_data(data, tmp_path / path, format)
-    assert load_data(tmp_path / path).hash == data.hash
-
-
 def test_npz_keeps_names_and_where_it_came_from(tmp_path: Path) -> None:
     data = digits(3, 3, class_names=("a", "ß", "c c"))
     export_data(data, tmp_path / "d.npz", "npz", provenance={"Seed": "4"})

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import Tiny, TinyConfig, blobs
 
 from mnistgen import DataError, Dataset, fit, train_validation_split
-from mnistgen.data import as_dataset, export_data, load_data
+from mnistgen.data import as_dataset, export_data, load_data, to_float
 from mnistgen.evaluator import build_classifier, evaluate
 from mnistgen.scoring import ImageSource, open_source
 
@@ -119,15 +120,13 @@ def test_notes_are_kept_and_are_no_part_of_the_content() -> None:
     assert data.subset(torch.arange(3)).notes == data.notes
 
 
-@pytest.mark.parametrize("target", ["some.npz", "folder"])
-def test_images_without_labels_come_back_from_disk(tmp_path: Path, target: str) -> None:
-    data = Dataset.of(PIXELS, name="mine")
-    export_data(data, tmp_path / target, "npz" if target.endswith("npz") else "png")
+@pytest.mark.parametrize("form", ["npz", "csv", "png", "idx"])
+def test_images_without_labels_come_back_from_disk(tmp_path: Path, form: str) -> None:
+    data, target = Dataset.of(PIXELS, name="mine"), f"some.{form}"
+    export_data(data, tmp_path / target, form)
     again = load_data(str(tmp_path / target))
     assert again.labels is None
     assert again.hash == data.hash
-    with pytest.raises(DataError, match="has no labels, which are needed"):
-        export_data(data, tmp_path / "some.csv", "csv")
 
 
 class Pairs(torch.utils.data.Dataset[tuple[Any, Any]]):
@@ -150,6 +149,8 @@ class Pairs(torch.utils.data.Dataset[tuple[Any, Any]]):
         (PIXELS.numpy(), (np.arange(24) % 4).astype(np.int32)),
         (PIXELS[:, 0] / 255, [k % 4 for k in range(24)]),
         Pairs(),
+        torch.utils.data.Subset(blobs(30), range(24)),
+        torch.utils.data.TensorDataset(PIXELS / 127.5 - 1, torch.arange(24) % 4),
     ],
     ids=lambda given: type(given).__name__,
 )
@@ -161,6 +162,32 @@ def test_library_calls_take_images_and_labels_of_any_kind(given: Any) -> None:
     *_, same = fit(Tiny(TinyConfig(), 4), blobs(24), steps=1, device="cpu")
     assert step.run.identity["dataset hash"] == same.run.identity["dataset hash"]
     assert len(evaluate(build_classifier("logistic"), given if given is not data else (PIXELS, data.y)).labels) == 24
+
+
+def test_a_dataset_goes_through_torchs_loader() -> None:
+    data = blobs(24)
+    (x, y), *rest = torch.utils.data.DataLoader(data, batch_size=20)
+    assert torch.equal(x, to_float(PIXELS[:20]))
+    assert torch.equal(y, data.y[:20])
+    assert [len(images) for images, _ in rest] == [4]
+    assert [label for _, label in Dataset.of(PIXELS)] == [0] * 24
+    assert torch.equal(data[-1][0], data[23][0])
+    for wrong in (slice(3), 0.5):
+        with pytest.raises(TypeError, match="several images are `subset`"):
+            data[wrong]  # type: ignore[index]
+
+
+def test_what_was_done_to_a_torch_dataset_is_said() -> None:
+    pictures = [(Image.fromarray(image[0].numpy()).convert("RGB"), None) for image in PIXELS]
+
+    class Pictures(Pairs):
+        def __getitem__(self, place: int) -> tuple[Any, Any]:
+            return pictures[place]
+
+    data = Dataset.of(Pictures(), name="pictures")
+    assert data.hash == Dataset.of(PIXELS).hash
+    assert data.notes == ("pictures: images: RGB converted to grey.",)
+    assert any("0 to 1" in note or "[0, 1]" in note for note in as_dataset(Pairs()).notes)
 
 
 def test_images_alone_are_images_without_labels() -> None:

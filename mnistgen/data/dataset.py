@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ class Dataset:
     """Images held as one tensor, with or without labels. Raises `DataError` where something is not as said here.
 
     `Dataset.of` makes one of arrays of other types and shapes. Without labels there is one class, and a model of the
-    images is unconditional.
+    images is unconditional. `images` and `labels` are all of it at once, as files have it; `data[i]` is one image and
+    label as a model takes them, so that `torch.utils.data.DataLoader(data, batch_size=128)` yields `x, y` for `losses`.
     """
 
     images: Tensor  # (n, 1, 28, 28) uint8
@@ -65,12 +66,15 @@ class Dataset:
         num_classes: int | None = None,
         class_names: Sequence[str] = (),
     ) -> Self:
-        """A dataset of arrays: NumPy, torch (on any device), or lists.
+        """A dataset of arrays: NumPy, torch (on any device), or lists; or of a torch dataset of (image, label), whose
+        items are read once.
 
         `images`: (n, 28, 28), (n, 1, 28, 28), (n, 28, 28, 1) or (n, 784), of values as in files (`convert.to_images`).
         `labels`: (n,) or (n, 1) whole numbers of any type, or None. `num_classes` is that of `class_names`, else one
         more than the highest label. Raises `DataError` for everything else.
         """
+        if isinstance(images, torch.utils.data.Dataset):
+            images, labels = _apart(images, name)
         pixels, notes = to_images(_array(images, f"{name}: images"), f"{name}: images")
         if labels is None:
             return cls(pixels, None, 1, name, split, notes=notes)
@@ -81,6 +85,15 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One image as a model takes it, (1, 28, 28) float32 in [-1, 1], and what a model is told of it (see `y`).
+
+        Several at once are `subset`; pixels are `images`.
+        """
+        if not isinstance(index, SupportsIndex):
+            raise TypeError(f"An index into a dataset is a whole number, not {index!r}; several images are `subset`.")
+        return to_float(self.images[index]), 0 if self.labels is None else int(self.labels[index])
 
     @property
     def y(self) -> Tensor:
@@ -142,13 +155,17 @@ def as_dataset(data: Any, *, name: str = "images", num_classes: int | None = Non
     if isinstance(data, Dataset):
         return data
     images, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    if isinstance(data, torch.utils.data.Dataset):
-        try:
-            images, labels = zip(*(data[place] for place in range(len(data))), strict=True)  # type: ignore[arg-type]
-            images = np.stack([_array(image, f"{name}: an image") for image in images])
-        except (TypeError, ValueError) as error:  # no length, no pairs, or images of several sizes
-            raise DataError(f"{name}: {type(data).__name__} is no dataset of (image, label): {error}.") from error
-    return Dataset.of(images, labels, name=name, num_classes=None if labels is None else num_classes)
+    return Dataset.of(images, labels, name=name, num_classes=num_classes)
+
+
+def _apart(data: "torch.utils.data.Dataset[Any]", name: str) -> tuple[Array, list[Any] | None]:
+    """The images and the labels of a torch dataset, labels None where each is."""
+    try:
+        images, labels = zip(*(data[place] for place in range(len(data))), strict=True)  # type: ignore[arg-type]
+        stacked = np.stack([_array(image, f"{name}: an image") for image in images])
+    except (TypeError, ValueError) as error:  # no length, no pairs, or images of several sizes
+        raise DataError(f"{name}: {type(data).__name__} is no dataset of (image, label): {error}.") from error
+    return stacked, None if set(map(type, labels)) == {type(None)} else [_array(y, f"{name}: a label") for y in labels]
 
 
 def joined(parts: Sequence[Dataset], split: str) -> Dataset:
