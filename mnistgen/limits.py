@@ -8,6 +8,7 @@ from typing import Any
 
 from mnistgen.errors import UsageError
 
+LARGEST_OPTION = 100_000  # steps, say, of a sampler: more would take days, and memory for as many times
 LARGEST_SEED = 2**63 - 1  # what every generator of random numbers in use takes, and an int64
 
 

@@ -38,6 +38,7 @@ from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, Tra
 from mnistgen.limits import checked_seed, require_memory
 from mnistgen.model import IMAGE_SHAPE, HasLikelihood, Loss, Trainable, uncompiled
 from mnistgen.nn import computes_in_bfloat16
+from mnistgen.room import require_room
 
 WARMUP_SHARE = 0.1  # the warm-up never takes more than this share of a run
 VALIDATION_BATCH = 500
@@ -250,7 +251,7 @@ def fit(
         total = math.ceil(epochs * len(data) / batch)
     every = validate_every or max(1, round(len(data) / batch))
     share = _Share.of(batch)
-    # What the network makes of the images comes on top, so that this is the least.
+    # What the network makes of the images comes on top; that is measured below, with a few of them.
     require_memory(4 * math.prod(IMAGE_SHAPE) * batch // share.size, f"A batch of {batch} images")
     order: _Mixture | _Order = _Order(len(data), seed, batch)
     if parts:
@@ -277,6 +278,7 @@ def fit(
             network.compile()
     stepper = _Stepper(run, _precision_of(model, where, precision), where, share)
     images, labels = data.images.to(where), data.y.to(where)
+    require_room(batch // share.size, where, f"A batch of {batch} images", lambda n: stepper.try_on(images, labels, n))
     clock = _Clock(run.seconds, share if budget is not None else _Share(0, 1))
     length = _Length(total, budget, len(validation) / batch if validation is not None else 0)
 
@@ -518,6 +520,20 @@ class _Stepper:
         self._averaged: tuple[list[Tensor], list[Tensor]] = (list(run.ema.parameters()), list(run.model.parameters()))
         self._buffers = list(zip(run.ema.buffers(), run.model.buffers(), strict=True))
         self._checked = False  # whether the losses of a step have been held to the contract
+
+    def try_on(self, images: Tensor, labels: Tensor, count: int) -> None:
+        """Take the losses of `count` of the images, and their gradients, on a copy of the model."""
+        model, cls = copy.deepcopy(self.run.model).train(), type(self.run.model)
+        rows = torch.arange(count, device=self.device) % len(images)
+        losses = check_losses(model.losses(to_float(images[rows]), labels[rows]))
+        with _seeded(0, 0, self.device):
+            while True:
+                with told("losses()", cls), self._autocast:
+                    loss = next(losses, _END)
+                if loss is _END:
+                    return
+                check_loss(loss, f"A loss of {cls.__name__}", finite=False)
+                loss.value.backward(inputs=[p for p in loss.module.parameters() if p.requires_grad])
 
     def step(self, x: Tensor, y: Tensor, lr: float, seed: int) -> dict[str, Tensor]:
         """Minimise each loss once, in the model's order; return the losses and logs."""

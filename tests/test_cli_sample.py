@@ -38,7 +38,7 @@ from mnistgen.checkpoint import Checkpoint
 from mnistgen.cli.sample import EXAMPLES, knob_help, parse_with_knobs
 from mnistgen.cli.sample_bulk import labels_of_bulk, spread, write_bulk
 from mnistgen.cli.sample_pictures import SampleOptions, digits_of, draw_picture
-from mnistgen.sampling.room import _Peak
+from mnistgen.room import Peak
 from mnistgen.scoring.reference import class_counts
 
 
@@ -182,7 +182,7 @@ class TestBulk:
         peaks = []
         for count in (100, 500):
             flags = options(count=count, quiet=True, batch_size=50, out=tmp_path / f"{count}.npz")
-            with _Peak() as peak:
+            with Peak() as peak:
                 write_bulk(self.model, self.about, flags, {}, name="d", default=Path(), provenance={})
             peaks.append(peak.most)
         assert peaks[0] == peaks[1]

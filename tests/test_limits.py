@@ -1,18 +1,31 @@
 """Seeds of one range, and work that does not fit."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny import Tiny, TinyConfig, Walker, blobs
+from torch import Tensor, nn
 
-from mnistgen import Noise, UsageError, fit, limits, sample, sample_path, train_validation_split
+from mnistgen import (
+    Loss,
+    Noise,
+    PluginError,
+    UsageError,
+    fit,
+    limits,
+    room,
+    sample,
+    sample_path,
+    train_validation_split,
+)
 from mnistgen.cli.arguments import Common
 from mnistgen.evaluator.weights import build_classifier
 from mnistgen.limits import LARGEST_SEED, checked_seed, require_disk, require_memory, size
 from mnistgen.metrics import kid
-from mnistgen.sampling import room, same_noise
+from mnistgen.sampling import same_noise
 from mnistgen.scoring.sources import ModelSource
 from mnistgen.training import resolve_device
 
@@ -62,13 +75,13 @@ def test_what_does_not_fit_is_refused_with_what_it_would_take(tmp_path: Path, mo
 
 
 def test_the_room_of_a_batch_is_counted_in_what_lives_at_the_same_time() -> None:
-    with room._Peak() as peak:
+    with room.Peak() as peak:
         weight = torch.ones(1000)  # 4,000 bytes
         for _ in range(5):
             weight.view(10, 100).t().add(1).mul(2)  # at most two results at a time
     assert peak.most == 12_000
     assert peak.live == 4000
-    with room._Peak() as peak:
+    with room.Peak() as peak:
         weight.view(10, 100).t()  # what was there before does not count
     assert peak.most == 0
 
@@ -79,6 +92,40 @@ def test_sampling_options_are_finite() -> None:
         for draw in (sample, sample_path, same_noise):
             with pytest.raises(UsageError, match=f"temperature is {value}; it must be finite"):
                 draw(walker, [0], temperature=value)
+    for draw in (sample, sample_path, same_noise):
+        with pytest.raises(UsageError, match="steps is 1000000000; it must be at most 100000"):
+            draw(walker, [0], steps=10**9)
+
+
+class Wide(Tiny):
+    """A network whose images take 100 times their room on the way, and whose weights take more than many images."""
+
+    def __init__(self, config: TinyConfig, num_classes: int = 10) -> None:
+        super().__init__(config, num_classes)
+        self.weights = nn.Parameter(torch.zeros(500_000))
+
+    def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
+        assert len(y) < 100, "the whole batch is tried"
+        x = self.decode(self.encode(x, y), y).repeat(1, 100, 1, 1)
+        yield Loss(x.exp().mean() + self.weights.sum(), self)
+
+
+def test_a_batch_is_weighed_with_what_the_network_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(batch: int) -> None:
+        model = Wide(TinyConfig(batch_size=batch), num_classes=4)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        try:
+            next(fit(model, blobs(20), steps=1, device="cpu"))
+        finally:
+            assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+    monkeypatch.setattr("mnistgen.room.TRUSTED", 10)
+    monkeypatch.setattr(limits, "free_memory", lambda: 100 * 10**6)  # its images alone would fit 300 times
+    with pytest.raises(UsageError, match=r"A batch of 100 images would take about (9\d|1\d\d)\.\d MB of memory"):
+        begin(100)
+    monkeypatch.setattr(limits, "free_memory", lambda: 10**9)
+    with pytest.raises(PluginError, match="the whole batch is tried"):  # which it is where it fits
+        begin(100)
 
 
 def test_a_device_without_numbers_is_none() -> None:

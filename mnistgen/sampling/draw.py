@@ -12,8 +12,9 @@ from mnistgen.building import float32
 from mnistgen.contract import check_images, told
 from mnistgen.data import to_uint8
 from mnistgen.errors import UsageError
+from mnistgen.limits import LARGEST_OPTION
 from mnistgen.model import IMAGE_SHAPE, GenerativeModel, Noise
-from mnistgen.sampling.room import require_room
+from mnistgen.room import require_room
 
 BATCH = 250
 
@@ -55,7 +56,9 @@ def sample_batches(
         with asked(model, "sample"):
             return model.sample(y[indices.start : indices.stop].to(device), noise=noise, **knobs)
 
-    require_room(min(batch_size, len(y)), device, lambda n: draw(range(n)))
+    at_a_time = min(batch_size, len(y))
+    what = f"Drawing {at_a_time} images at a time (--batch-size)"
+    require_room(at_a_time, device, what, lambda n: draw(range(n)))
     for start in range(0, len(y), batch_size):
         indices = range(start, min(start + batch_size, len(y)))
         images = draw(indices)
@@ -96,8 +99,10 @@ def device_of(model: GenerativeModel) -> torch.device:
 
 
 def require_finite(knobs: Mapping[str, Any]) -> None:
-    """Raise `UsageError` where a number among a model's knobs is NaN or infinite."""
+    """Raise `UsageError` where a number among a model's knobs is NaN or infinite, or a whole one beyond all use."""
     for name, value in knobs.items():
+        if isinstance(value, int) and abs(value) > LARGEST_OPTION:
+            raise UsageError(f"{name} is {value}; it must be at most {LARGEST_OPTION}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{name} is {value}; it must be finite.")
 

@@ -1,4 +1,4 @@
-"""Whether a batch fits into memory, found out with a small one."""
+"""Whether a batch fits into memory, found out with small ones."""
 
 import weakref
 from collections.abc import Callable
@@ -12,21 +12,29 @@ from torch.utils._pytree import tree_leaves
 from mnistgen.limits import require_memory
 
 TRUSTED = 1000  # images at a time that are not worth a trial
-TRIAL = 8
+TRIALS = (4, 12)
 SPARE = 1.5  # what kernels need for themselves is in no tensor
 
 
-def require_room(images: int, device: torch.device, draw: Callable[[int], Any]) -> None:
-    """Raise `UsageError` where `images` at a time do not fit; `draw` draws as many as it is told to."""
+def require_room(images: int, device: torch.device, what: str, work: Callable[[int], Any]) -> None:
+    """Raise `UsageError` where `work` on as many images at a time does not fit; `what` begins the sentence.
+
+    `work` does as many as it is told to, and is told to twice, with a few: what does not grow with them, such as
+    gradients, is not taken for what does.
+    """
     if images <= TRUSTED:
         return
-    with _Peak() as peak:
-        draw(TRIAL)
+    most = []
+    for count in TRIALS:
+        with Peak() as peak:
+            work(count)
+        most.append(peak.most)
+    each = (most[1] - most[0]) / (TRIALS[1] - TRIALS[0])
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-    require_memory(SPARE * peak.most / TRIAL * images, f"Drawing {images} images at a time (--batch-size)", free)
+    require_memory(most[0] + SPARE * each * (images - TRIALS[0]), what, free)
 
 
-class _Peak(TorchDispatchMode):
+class Peak(TorchDispatchMode):
     """The bytes of all tensors that are made inside and live at the same time, at most."""
 
     def __init__(self) -> None:
