@@ -35,7 +35,7 @@ class Way(NamedTuple):
 
     title: str
     steps: Callable[[int], int]  # by the evaluations
-    knobs: Mapping[str, Any] = MappingProxyType({})
+    options: Mapping[str, Any] = MappingProxyType({})
     stepped: bool = True  # whether it has a number of steps to be given
 
 
@@ -84,9 +84,9 @@ class Judge:
     def _features(self, images: Tensor) -> Tensor:
         return extract(self.evaluator, images)["penultimate"].double()
 
-    def floors(self, source: str, **knobs: Any) -> float:
+    def floors(self, source: str, **options: Any) -> float:
         labels = torch.arange(self.n) % 10
-        images = sample(load(source), labels, seed=self.seed, **knobs)
+        images = sample(load(source), labels, seed=self.seed, **options)
         return fid(self._features(images), self.real) / self.floor
 
 
@@ -136,13 +136,13 @@ def main() -> None:
     done: dict[str, float] = read(store)
     judge = Judge(options.n, options.seed)
 
-    def floors(source: str, **knobs: Any) -> float:
+    def floors(source: str, **options: Any) -> float:
         about = read_checkpoint(source)
-        key = json.dumps([source, about.model, about.steps, about.seed, knobs], sort_keys=True)
+        key = json.dumps([source, about.model, about.steps, about.seed, options], sort_keys=True)
         if key not in done:
-            done[key] = judge.floors(source, **knobs)
+            done[key] = judge.floors(source, **options)
             write(store, done)
-            print(f"{source}, {knobs}: {done[key]:.2f} floors", flush=True)
+            print(f"{source}, {options}: {done[key]:.2f} floors", flush=True)
         return done[key]
 
     curves: dict[str, list[tuple[float, float]]] = {}
@@ -151,7 +151,7 @@ def main() -> None:
         for way in WAYS[model]:
             for evaluations in options.evaluations:
                 if (steps := way.steps(evaluations)) >= 1:
-                    found = floors(source, **({"steps": steps} if way.stepped else {}), **way.knobs)
+                    found = floors(source, **({"steps": steps} if way.stepped else {}), **way.options)
                     curves.setdefault(f"{model}, {way.title}", []).append((evaluations, found))
     rows = [
         [title, *(f"{dict(points)[e]:.2f}" if e in dict(points) else "" for e in options.evaluations)]

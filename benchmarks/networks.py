@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from mnistgen import fit, load_data, sample, train_validation_split
 from mnistgen.evaluator import extract, load_evaluator
-from mnistgen.metrics import fid, manifold_scores
+from mnistgen.metrics import fid, prdc
 from mnistgen.nn.unet import Attention, Block, Embedding, UNet, group_norm
 from mnistgen.training import autocast_dtype
 
@@ -196,7 +196,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "ms": milliseconds(ema),
         "floors": fid(features["penultimate"].double(), real) / floor,
         "labels": float((features["logits"].argmax(1) == labels).float().mean()),
-        "coverage": manifold_scores(features["penultimate"].double(), real).coverage,
+        "coverage": prdc(features["penultimate"].double(), real).coverage,
         **levels(images),
         "threads": torch.get_num_threads(),
     }

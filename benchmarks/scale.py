@@ -19,7 +19,7 @@ import torch
 from mnistgen import load_data
 from mnistgen.console import Display
 from mnistgen.files import atomic_file
-from mnistgen.scoring.panel import Panel
+from mnistgen.scoring.evaluators import Evaluators
 from mnistgen.scoring.reference import of_dataset, write_reference
 from mnistgen.scoring.scale import BLUR, COLLAPSED, FLOOR, NOISE, compute_scale
 
@@ -49,14 +49,14 @@ def main() -> None:
     options = parser.parse_args()
 
     train, test = load_data(options.data, "train"), load_data(options.data, "test")
-    panel = Panel.load(options.data)
-    reference = of_dataset(panel, test)
+    evaluators = Evaluators.load(options.data)
+    reference = of_dataset(evaluators, test)
     scales: dict[int, dict[str, dict[str, Any]]] = {}
     display = Display("scale")
     with display.live():
         for i, n in enumerate(options.n):
             scales[n] = compute_scale(
-                panel,
+                evaluators,
                 reference,
                 train,
                 n,
@@ -67,7 +67,7 @@ def main() -> None:
         "dataset": test.name,
         "split": test.split,
         "reference_hash": test.hash,
-        "evaluators": dict(panel.hashes),
+        "evaluators": dict(evaluators.hashes),
         "noise": NOISE,
         "blur": BLUR,
         "collapsed": COLLAPSED,
@@ -81,7 +81,7 @@ def main() -> None:
             print(lines)
     targets = [options.out]
     if options.ship:
-        for path in write_reference(options.ship, panel, test):
+        for path in write_reference(options.ship, evaluators, test):
             print(f"reference features: {path}")
         targets.append(options.ship / f"scale-{test.name}-{test.split}.json")
     for path in targets:

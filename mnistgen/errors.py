@@ -49,7 +49,7 @@ class TrainingError(MnistgenError):
 
 
 class LeakageError(ContractError):
-    """A generator was about to see, or has seen, images that its arm of a study does not allow."""
+    """A generator was about to see, or has seen, images that its condition of a study does not allow."""
 
 
 def described(error: BaseException) -> str:

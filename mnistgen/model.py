@@ -4,7 +4,7 @@ A model is a module with a frozen dataclass of hyperparameters and two methods: 
 quantities to minimise in the order the paper minimises them, and `sample`, from labels to images. Training,
 checkpoints, sampling, scores and the command line follow from those. `Trainable` is the part that training needs
 (a classifier is one too); `GenerativeModel` adds sampling. What only some models can do (`HasLikelihood`,
-`HasDecoder`, `HasLatents`, `HasReconstruction`, `HasPath`, `HasEditing`) is an abstract class of its own, never a
+`HasDecoder`, `HasLatents`, `HasReconstruction`, `HasTrajectory`, `HasEditing`) is an abstract class of its own, never a
 method that may or may not be there.
 """
 
@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ class Trainable(nn.Module, ABC):
     def prepare(self, images: Tensor) -> None:
         """Look at the training images, (n, 1, 28, 28) uint8, once before the first step of a run.
 
-        For what a model must know of its data beforehand: their mean, their grey levels, a codebook to begin with.
+        For what a model must know of its data before training: their mean, their grey levels, a codebook to begin with.
         It belongs into registered buffers, or into parameters; a resumed run has it from there.
         """
 
@@ -211,6 +212,8 @@ class GenerativeModel(Trainable):
 
     family: ClassVar[str] = ""  # a literal string: "vae", "gan", "diffusion", ...
     conditional: ClassVar[bool]  # does sample(y) respect y? If not, only len(y) counts.
+    # Names that sampling options had in an earlier version, which still work, and what they are called now.
+    former_options: ClassVar[Mapping[str, str]] = {}
 
     @property
     def respects_labels(self) -> bool:
@@ -221,7 +224,7 @@ class GenerativeModel(Trainable):
     def sample(self, y: Tensor, *, noise: Noise) -> Tensor:
         """Draw one image for each label, (b,) int64 -> (b, 1, 28, 28) in [-1, 1].
 
-        All randomness comes from `noise`. A subclass may add keyword-only knobs with defaults.
+        All randomness comes from `noise`. A subclass may add keyword-only sampling options with defaults.
         """
 
 
@@ -298,12 +301,29 @@ class HasLatents(HasDecoder, HasReconstruction):
         """The code of each image, (b, 1, 28, 28) in [-1, 1] -> (b, *latent_shape); the mean where it is random."""
 
 
-class HasPath(ABC):
+class HasTrajectory(ABC):
     """A model whose samples come into being step by step."""
 
     @abstractmethod
-    def sample_path(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
+    def sample_trajectory(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
         """Yield the images of `sample` as they form, each (b, 1, 28, 28) in [-1, 1], the last one the sample."""
+
+
+class HasPath(HasTrajectory):
+    """The name of `HasTrajectory` in the last version, whose method was called `sample_path`."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        warnings.warn(
+            f"{cls.__name__}: HasPath and sample_path are called HasTrajectory and sample_trajectory now.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+
+    def sample_trajectory(self, y: Tensor, *, noise: Noise, **options: Any) -> Iterator[Tensor]:
+        """The images of `sample_path`."""
+        images: Iterator[Tensor] = self.sample_path(y, noise=noise, **options)  # type: ignore[attr-defined]
+        return images
 
 
 class HasEditing(ABC):

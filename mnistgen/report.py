@@ -8,8 +8,9 @@ from typing import Any
 from mnistgen.errors import MnistgenError
 from mnistgen.files import atomic_file
 
-LOOKS = {"label_agreement": "label agreement", "coverage": "coverage (by the second evaluator)"}  # in [0, 1]
+CHECKS = {"label_agreement": "label agreement", "coverage": "coverage (by the second evaluator)"}  # in [0, 1]
 RATE = "learning rate"
+MONITOR = ("monitor", "watch")  # the key of the checks in a record, now and in earlier versions
 FEW = 20  # points of a line that are marked one by one
 
 
@@ -25,6 +26,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [record for record in records if _is_record(record)]
 
 
+def checked(record: dict[str, Any]) -> Any:
+    """What the monitor has found of the samples in the step of a record; None where it has not looked."""
+    return next((record[key] for key in MONITOR if key in record), None)
+
+
 def _parsed(line: bytes) -> Any:
     try:
         return json.loads(line)
@@ -36,10 +42,12 @@ def _is_record(value: Any) -> bool:
     """Whether it has what every record of a log has, in the right types."""
     if not isinstance(value, dict) or not isinstance(value.get("step"), int) or not _is_number(value.get("lr")):
         return False
-    losses, watch = value.get("losses"), value.get("watch")
+    losses, monitor = value.get("losses"), checked(value)
     if not isinstance(losses, dict) or not all(_is_number(x, none=True) for x in losses.values()):
         return False
-    if watch is not None and not (isinstance(watch, dict) and all(_is_number(watch.get(k), none=True) for k in LOOKS)):
+    if monitor is not None and not (
+        isinstance(monitor, dict) and all(_is_number(monitor.get(k), none=True) for k in CHECKS)
+    ):
         return False
     return _is_number(value.get("validation"), none=True)
 
@@ -51,7 +59,7 @@ def _is_number(value: Any, *, none: bool = False) -> bool:
 def curves(log: Path, path: Path, title: str) -> None:
     """Draw every quantity of a training log against steps into a PNG, the validation loss over the loss of that name.
 
-    What was seen of the samples on the way has panels where the log has it; what was never finite has none.
+    The checks of the samples have panels where the log has them; what was never finite has none.
     """
     from matplotlib.figure import Figure
 
@@ -71,7 +79,7 @@ def curves(log: Path, path: Path, title: str) -> None:
         if len(lines) > 1:  # above the axes, where it hides nothing
             place = {"loc": "lower right", "bbox_to_anchor": (1, 0.98), "ncols": len(lines), "handlelength": 1}
             axes.legend(fontsize=7, frameon=False, columnspacing=1, **place)
-        if name in LOOKS.values():
+        if name in CHECKS.values():
             axes.set_ylim(-0.02, 1.02)
         elif name != RATE:
             _skip_the_start(axes, list(lines.values()))
@@ -96,9 +104,9 @@ def _panels(records: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int
     held_out = "loss" if "loss" in panels else "validation loss"
     for record in records:
         add(held_out, "validation", record["step"], record.get("validation"))
-    for key, panel in LOOKS.items():
+    for key, panel in CHECKS.items():
         for record in records:
-            add(panel, "samples", record["step"], (record.get("watch") or {}).get(key))
+            add(panel, "samples", record["step"], (checked(record) or {}).get(key))
     for record in records:
         add(RATE, "rate", record["step"], record["lr"])
     return panels

@@ -7,10 +7,10 @@ All such models follow a path x_t = alpha(t) x + sigma(t) eps from noise eps ~ N
     velocity    v         = alpha' D + sigma' eps   the field of the ODE dx/dt = v, which has the path's marginals
     score       s         = -eps / sigma            the gradient of log p(x_t)
 
-A `Path` turns each into each; a solver takes a `Denoiser` or a `Field`, and any solver takes any model's. `t` is
-(b,), one time for each image. Solvers are generators that yield the images after each step: `last(...)` is the sample,
-and the whole is the path from noise to digit. No solver looks at one image to decide on another, so that an image does
-not depend on its batch.
+A `ProbabilityPath` turns each into each; a solver takes a `Denoiser` or a `Field`, and any solver takes any model's.
+`t` is (b,), one time for each image. Solvers are generators that yield the images after each step: `last(...)` is the
+sample, and the whole is the sampling trajectory. No solver looks at one image to decide on another, so that an image
+does not depend on its batch.
 
 Guidance and inpainting are closures around a denoiser, and no solver knows of them.
 """
@@ -35,7 +35,7 @@ Field = Callable[[Tensor, Tensor], Tensor]
 """v(x_t, t): (b, ...), (b,) -> (b, ...)."""
 
 
-class Path(ABC):
+class ProbabilityPath(ABC):
     """x_t = alpha(t) x + sigma(t) eps, and what follows from it. Times are (b,), images (b, ...)."""
 
     noisy: float
@@ -99,7 +99,7 @@ class Path(ABC):
         return lambda x_t, t: self.data_of_velocity(x_t, field(x_t, t), t)
 
 
-class Straight(Path):
+class LinearPath(ProbabilityPath):
     """x_t = t x + (1 - t) eps, t from 0 to 1: v = x - eps (Lipman et al. 2023; Liu et al. 2023)."""
 
     noisy, clean = 0.0, 1.0
@@ -126,7 +126,7 @@ class Straight(Path):
 
 
 @dataclass(frozen=True)
-class Exploding(Path):
+class VEPath(ProbabilityPath):
     """x_t = x + t eps: the time is the noise level sigma itself (Song et al. 2021; Karras et al. 2022)."""
 
     noisy: float = 80.0
@@ -145,7 +145,7 @@ class Exploding(Path):
         return ratio
 
 
-class Preserving(Path):
+class VPPath(ProbabilityPath):
     """alpha^2 + sigma^2 = 1 with alpha(t)^2 = prod_{s<=t} (1 - beta_s), t = 0, 1, ..., T (Ho et al. 2020, eq. 4).
 
     betas: linear from `first` to `last`. Between whole t, log alpha is interpolated linearly.
@@ -306,7 +306,7 @@ def dormand_prince(
 
 
 def ddim(
-    denoiser: Denoiser, path: Path, x: Tensor, times: Tensor, *, noise: Noise | None = None, eta: float = 0.0
+    denoiser: Denoiser, path: ProbabilityPath, x: Tensor, times: Tensor, *, noise: Noise | None = None, eta: float = 0.0
 ) -> Iterator[Tensor]:
     """Steps from x_t to x_s of the same noise and data, part of the noise renewed (Song et al. 2021, eq. 12 and 16).
 
@@ -329,29 +329,29 @@ def ddim(
         yield x
 
 
-def churned_heun(
+def edm_sampler(
     denoiser: Denoiser,
     x: Tensor,
     sigmas: Tensor,
     *,
     noise: Noise,
-    churn: float = 0.0,
-    lowest: float = 0.0,
-    highest: float = math.inf,
-    swell: float = 1.0,
+    s_churn: float = 0.0,
+    s_min: float = 0.0,
+    s_max: float = math.inf,
+    s_noise: float = 1.0,
 ) -> Iterator[Tensor]:
-    """Karras et al. 2022, algorithm 2, on the path `Exploding`: before each step, noise is added to a higher level.
+    """Karras et al. 2022, algorithm 2, on `VEPath`: before each step, noise is added to a higher level.
 
-    `churn` (S_churn) is shared among the steps, those from `lowest` to `highest` (S_min, S_max) take it, and `swell`
-    (S_noise) scales it. Without churn, the images are those of `heun`.
+    `s_churn` is shared among the steps, those from `s_min` to `s_max` take it, and `s_noise` scales it. Without churn,
+    the images are those of `heun`.
     """
-    gamma = min(churn / (len(sigmas) - 1), math.sqrt(2) - 1)
-    field = Exploding().field(denoiser)
+    gamma = min(s_churn / (len(sigmas) - 1), math.sqrt(2) - 1)
+    field = VEPath().field(denoiser)
     for now, then in itertools.pairwise(sigmas.tolist()):
         raised = now
-        if gamma > 0 and lowest <= now <= highest:
+        if gamma > 0 and s_min <= now <= s_max:
             raised = now * (1 + gamma)
-            x = x + swell * math.sqrt(raised**2 - now**2) * noise.normal(*x.shape[1:])
+            x = x + s_noise * math.sqrt(raised**2 - now**2) * noise.normal(*x.shape[1:])
         slope = field(x, x.new_full((len(x),), raised))
         ahead = x + (then - raised) * slope
         if then > 0:
@@ -371,7 +371,7 @@ SOLVERS: dict[str, Callable[[Field, Tensor, Tensor], Iterator[Tensor]]] = {
 """Solvers of a field by name."""
 
 
-def even(path: Path, steps: int) -> Tensor:
+def even(path: ProbabilityPath, steps: int) -> Tensor:
     """`steps` steps of equal length from noise to data, (steps + 1,)."""
     if steps < 1:
         raise UsageError(f"steps is {steps}; it must be at least 1.")
@@ -381,7 +381,7 @@ def even(path: Path, steps: int) -> Tensor:
 def karras(steps: int, *, lowest: float = 0.002, highest: float = 80.0, rho: float = 7.0, start: float = 0.0) -> Tensor:
     """Noise levels from `highest` to `lowest`, evenly in sigma^(1/rho), then 0: (steps + 1,).
 
-    Karras et al. 2022, equation 5; `start` leaves out that part of the way from `highest`.
+    Karras et al. 2022, equation 5; `start` leaves out that part of the levels, from `highest`.
     """
     if steps < 1:
         raise UsageError(f"steps is {steps}; it must be at least 1.")
@@ -391,13 +391,13 @@ def karras(steps: int, *, lowest: float = 0.002, highest: float = 80.0, rho: flo
 
 
 def guide(
-    main: Denoiser, weak: Denoiser, scale: float, interval: tuple[float, float] = (-math.inf, math.inf)
+    main: Denoiser, guiding: Denoiser, scale: float, interval: tuple[float, float] = (-math.inf, math.inf)
 ) -> Denoiser:
-    """weak + scale (main - weak) while t is in `interval`, else main.
+    """guiding + scale (main - guiding) while t is in `interval`, else main.
 
-    With the denoiser without a class as `weak`, classifier-free guidance (Ho & Salimans 2022), in an interval that of
-    Kynkaanniemi et al. 2024; with a smaller or less trained one of the same class, autoguidance (Karras et al. 2024).
-    A scale of 1 is none.
+    With the denoiser without a class as `guiding`, classifier-free guidance (Ho & Salimans 2022), in an interval that
+    of Kynkaanniemi et al. 2024; with a smaller or less trained one, autoguidance (Karras et al. 2024). A scale of 1 is
+    none.
     """
     first, last_ = interval
 
@@ -406,7 +406,7 @@ def guide(
         inside = (t >= first) & (t <= last_)
         if scale == 1 or not bool(inside.any()):
             return data
-        other = weak(x_t, t)
+        other = guiding(x_t, t)
         return torch.where(_like(inside, x_t), other + scale * (data - other), data)
 
     return guided

@@ -48,8 +48,8 @@ from mnistgen.model import (
     HasEditing,
     HasLatents,
     HasLikelihood,
-    HasPath,
     HasReconstruction,
+    HasTrajectory,
     Loss,
     Noise,
 )
@@ -69,7 +69,7 @@ METHODS = {  # of the abilities, by which the host asks for them
     "encode": HasLatents,
     "decode": HasDecoder,
     "reconstruct": HasReconstruction,
-    "sample_path": HasPath,
+    "sample_trajectory": HasTrajectory,
     "inpaint": HasEditing,
     "vary": HasEditing,
 }
@@ -130,7 +130,7 @@ def check_rules(
 
 
 def rules_of(cls: type[GenerativeModel]) -> list[Rule]:
-    """The rules that apply to a model; likelihood, latents and path are asked only of models that have them."""
+    """The rules that apply to a model; likelihood, latents and trajectory are asked only of models that have them."""
     return [rule for rule in RULES if issubclass(cls, rule.ability)]
 
 
@@ -142,7 +142,7 @@ def abilities_of(cls: type[GenerativeModel]) -> list[str]:
         HasLikelihood: likelihood,
         HasDecoder: latents,
         HasReconstruction: "reconstruction",
-        HasPath: "sampling path",
+        HasTrajectory: "sampling trajectory",
         HasEditing: "editing",
     }
     return [word for ability, word in words.items() if issubclass(cls, ability)]
@@ -746,23 +746,25 @@ def _reconstructs(subject: Subject) -> None:
             )
 
 
-def _path(subject: Subject) -> None:
+def _trajectory(subject: Subject) -> None:
     model = subject.warm
-    assert isinstance(model, HasPath)
+    assert isinstance(model, HasTrajectory)
     kind = subject.device.type
     with torch.no_grad():
-        frames = iter(model.sample_path(subject.labels(), noise=Noise(subject.seed, range(SAMPLES), subject.device)))
+        frames = iter(
+            model.sample_trajectory(subject.labels(), noise=Noise(subject.seed, range(SAMPLES), subject.device))
+        )
         last = None
         try:
             before = _state(kind)
             for number, frame in enumerate(frames):
-                _same_state(before, _state(kind), f"yield {number + 1} of sample_path()")
-                _check_images(frame, SAMPLES, f"Frame {number} of sample_path()")
+                _same_state(before, _state(kind), f"yield {number + 1} of sample_trajectory()")
+                _check_images(frame, SAMPLES, f"Frame {number} of sample_trajectory()")
                 last = frame.clone()
         finally:
             _close(frames)
     if last is None or not _equal(last, subject.samples):
-        raise ContractError("The last frame of sample_path() is not what sample() gives for the same noise.")
+        raise ContractError("The last frame of sample_trajectory() is not what sample() gives for the same noise.")
 
 
 def _edits(subject: Subject) -> None:
@@ -812,7 +814,7 @@ RULES = [
     Rule("codes decode for labels and weights", _decodes, ability=HasDecoder),
     Rule("latents have their shape, and decode again", _latents, ability=HasLatents),
     Rule("reconstructions are images, the same each time", _reconstructs, ability=HasReconstruction),
-    Rule("the sampling path ends in the sample", _path, ability=HasPath),
+    Rule("the sampling trajectory ends in the sample", _trajectory, ability=HasTrajectory),
     Rule("edits keep what is known", _edits, ability=HasEditing),
     Rule(f"overfits {OVERFIT_IMAGES} images", _overfits, slow=True),
     Rule("labels are respected, or do not matter", _labels, slow=True),

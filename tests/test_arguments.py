@@ -34,7 +34,7 @@ class Options(Common):
     """How fast."""
     loud: bool = False
     """With noise."""
-    knob: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME", help_behavior_hint="(mine)")] = ()
+    option: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME", help_behavior_hint="(mine)")] = ()
     """With a word of its own on its default."""
 
 

@@ -364,8 +364,8 @@ def test_numbers_that_are_not_finite_leave_no_model(model: Tiny, monkeypatch: py
     for attempt in (
         lambda: sample(model, [0]),
         lambda: score(ten, n=200),
-        lambda: mnistgen.sample_path(walker, [0]),
-        lambda: mnistgen.same_noise(model, [0]),
+        lambda: mnistgen.sample_trajectory(walker, [0]),
+        lambda: mnistgen.fixed_latent(model, [0]),
         lambda: mnistgen.interpolate(model, 0, 1),
         lambda: mnistgen.reconstruct(model, x, y),
         lambda: mnistgen.inpaint(walker, x, y, mnistgen.region("left")),

@@ -15,7 +15,7 @@ from mnistgen.checkpoint import WEIGHTS
 from mnistgen.cli.sample_pictures import digits_of
 from mnistgen.data import export_data, load_data
 from mnistgen.evaluator import build_classifier
-from mnistgen.scoring.watch import Watch
+from mnistgen.scoring.monitor import SampleMonitor
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
 SOME = Dataset.of(blobs(120).images, [3, 8] * 60, name="some", class_names=NAMES)
@@ -77,11 +77,11 @@ def test_a_classifier_is_not_trained_without_labels() -> None:
 
 def test_the_watch_keeps_to_the_classes_of_the_data() -> None:
     data, evaluator = Dataset.of(blobs(400).images, [3, 8] * 200, name="some", num_classes=10), build_classifier("cnn")
-    look = Watch(data, evaluator=evaluator, n=100).look(trained(SOME))
+    look = SampleMonitor(data, evaluator=evaluator, n=100).check(trained(SOME))
     assert set(look.missing) <= {3, 8}
     assert look.frame.shape == (8 * 30, 2 * 30)  # a column a class
     with pytest.raises(UsageError, match="none has no labels"):
-        Watch(NONE, evaluator=evaluator)
+        SampleMonitor(NONE, evaluator=evaluator)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tiny import strokes
 from mnistgen import cli, console
 from mnistgen.cli import main
 from mnistgen.evaluator import build_classifier, save_classifier
-from mnistgen.scoring import Panel, Scorer
+from mnistgen.scoring import Evaluators, Scorer
 from mnistgen.scoring.reference import of_dataset
 from mnistgen.text import docstring, printable
 
@@ -116,8 +116,10 @@ def test_a_score_is_written_though_nobody_reads_it(
 ) -> None:
     from mnistgen import load_data
 
-    panel = Panel.of({"A": build_classifier("lenet").eval()})
-    scorer = Scorer("strokes", panel=panel, reference=of_dataset(panel, load_data(data, "all")), device="cpu")
+    evaluators = Evaluators.of({"A": build_classifier("lenet").eval()})
+    scorer = Scorer(
+        "strokes", evaluators=evaluators, reference=of_dataset(evaluators, load_data(data, "all")), device="cpu"
+    )
     monkeypatch.setattr("mnistgen.cli.score.Scorer", lambda *_, **__: scorer)
     command = ["score", str(data), "--data", "strokes", "--n", "100", "--quiet", "--json"]
     assert main([*command, "."]) == 1  # what has been computed is shown though it cannot be written

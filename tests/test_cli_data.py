@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mnistgen.cli import main
-from mnistgen.cli.data import class_grid, moments, pixel_counts
+from mnistgen.cli.data import class_grid, mean_and_std, pixel_counts
 from mnistgen.data import Dataset, load_data
 
 
@@ -77,7 +77,9 @@ def test_the_statistics_do_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("mnistgen.cli.data.CHUNK", 1000)
     assert torch.equal(pixel_counts(images), counts)
     assert counts.tolist() == images.flatten().bincount(minlength=256).tolist()
-    assert moments(counts) == pytest.approx((images.double().mean().item(), images.double().std(correction=0).item()))
+    assert mean_and_std(counts) == pytest.approx(
+        (images.double().mean().item(), images.double().std(correction=0).item())
+    )
 
 
 def test_the_picture_has_a_column_for_each_class(data: Dataset) -> None:

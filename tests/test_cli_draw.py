@@ -20,9 +20,9 @@ SAME = {
     "traverse": (["--digits", "2", "--coordinate", "1"], ["--traverse", "--digits", "2", "--coordinate", "1"]),
     "manifold": (["--digits", "1"], ["--manifold", "--digits", "1"]),
     "reconstruct": (DATA, ["--reconstruct", *DATA]),
-    "path": (["--steps", "3"], ["--path", "--steps", "3"]),
+    "trajectory": (["--steps", "3"], ["--trajectory", "--steps", "3"]),
     "sweep": (["steps", "1", "2", "--seed", "3"], ["--sweep", "steps", "1", "2", "--seed", "3"]),
-    "same-noise": (["--per-digit", "2", "--plain"], ["--same-noise", "--per-digit", "2", "--plain"]),
+    "fixed-latent": (["--per-digit", "2", "--plain"], ["--fixed-latent", "--per-digit", "2", "--plain"]),
     "inpaint": (["--part", "left", *DATA], ["--inpaint", "left", *DATA]),
     "vary": (["--strength", "0.2", "1", *DATA], ["--vary", "0.2", "1", *DATA]),
 }
@@ -64,5 +64,5 @@ def test_wrong_verbs(folder: Path) -> None:
     assert "Did you mean 'interpolate'" in mnistgen(folder, "draw", "interpolat", "walker", code=2)
     text = mnistgen(folder, "draw", code=2)
     assert all(verb in text for verb in VERBS)
-    assert "--steps" in mnistgen(folder, "draw", "path", "walker", "--help")
+    assert "--steps" in mnistgen(folder, "draw", "trajectory", "walker", "--help")
     assert "needs values" in mnistgen(folder, "draw", "sweep", "walker", "steps", code=2)

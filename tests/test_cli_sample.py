@@ -20,22 +20,22 @@ from mnistgen import (
     Dataset,
     Noise,
     UsageError,
+    fixed_latent,
     inpaint,
     load_data,
     manifold,
     reconstruct,
     region,
     registry,
-    same_noise,
     sample,
-    sample_path,
+    sample_trajectory,
     save,
     sweep,
     to_float,
     traverse_coordinate,
 )
 from mnistgen.checkpoint import Checkpoint
-from mnistgen.cli.sample import EXAMPLES, knob_help, parse_with_knobs
+from mnistgen.cli.sample import EXAMPLES, option_help, parse_with_sampling_options
 from mnistgen.cli.sample_bulk import labels_of_bulk, spread, write_bulk
 from mnistgen.cli.sample_pictures import SampleOptions, digits_of, draw_picture
 from mnistgen.room import Peak
@@ -190,7 +190,7 @@ class TestBulk:
         assert torch.equal(load_data(tmp_path / "500.npz").images, expected)
 
 
-def test_latent_pictures_and_the_models_own_knobs(folder: Path) -> None:
+def test_latent_pictures_and_the_models_own_options(folder: Path) -> None:
     assert "interpolate-0-3-seed0.png" in mnistgen(folder, "sample", "tiny", "--interpolate", "0", "3")
     assert pixels(folder / "samples" / "tiny" / "interpolate-0-3-seed0.png").shape == (8 * 30, 10 * 30)
     mnistgen(folder, "sample", "tiny", "--traverse", "--digits", "2", "--out", "traverse.png")
@@ -264,25 +264,25 @@ def load_flat(folder: Path) -> Tiny:
 
 
 def test_the_way_from_noise_to_digit(folder: Path) -> None:
-    text = mnistgen(folder, "sample", "walker", "--path", "--steps", "30", "--digits", "1,2", "--per-digit", "2")
-    assert "path-seed0.png" in text
-    rows = cells(folder / "samples" / "walker" / "path-seed0.png")
+    text = mnistgen(folder, "sample", "walker", "--trajectory", "--steps", "30", "--digits", "1,2", "--per-digit", "2")
+    assert "trajectory-seed0.png" in text
+    rows = cells(folder / "samples" / "walker" / "trajectory-seed0.png")
     assert rows.shape[:2] == (4, 12)
-    expected = sample_path(load_walker(folder), [1, 1, 2, 2], frames=12, steps=30)
+    expected = sample_trajectory(load_walker(folder), [1, 1, 2, 2], frames=12, steps=30)
     assert np.abs(rows - expected[:, :, 0].transpose(0, 1).numpy()).max() <= 1
-    mnistgen(folder, "sample", "walker", "--path", "--per-digit", "3", "--seed", "2", "--out", "path.gif")
+    mnistgen(folder, "sample", "walker", "--trajectory", "--per-digit", "3", "--seed", "2", "--out", "path.gif")
     with Image.open(folder / "path.gif") as film:
         assert film.n_frames == 4
         assert film.size[0] == 2 * 3 * 30
         assert 0 < film.size[1] - 2 * 4 * 30 < 40  # a line that says which step
         assert "Seed: 2" in film.info["comment"].decode()
-    assert "draws an image at once" in mnistgen(folder, "sample", "duel", "--path", code=2)
+    assert "generates an image in one step" in mnistgen(folder, "sample", "duel", "--trajectory", code=2)
     assert "or a .gif of a path" in mnistgen(folder, "sample", "walker", "--out", "still.gif", code=2)
     assert not (folder / "still.gif").exists()
 
 
 def test_one_step_is_no_path(folder: Path) -> None:
-    text = mnistgen(folder, "sample", "walker", "--path", "--steps", "1", code=2)
+    text = mnistgen(folder, "sample", "walker", "--trajectory", "--steps", "1", code=2)
     assert "in one step, so there is no path; --steps 8 takes more" in text
 
 
@@ -318,9 +318,11 @@ class Heir(Documented):
 
 
 def test_the_docstring_of_sample_is_the_help_of_its_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert knob_help(Documented) == knob_help(Heir) == {"steps": "How many of them there are."}
+    assert option_help(Documented) == option_help(Heir) == {"steps": "How many of them there are."}
     with pytest.raises(SystemExit):
-        parse_with_knobs(SampleOptions, Documented(TinyConfig()), ["tiny", "--help"], "mnistgen sample", EXAMPLES)
+        parse_with_sampling_options(
+            SampleOptions, Documented(TinyConfig()), ["tiny", "--help"], "mnistgen sample", EXAMPLES
+        )
     text = capsys.readouterr().out
     assert "How many of them there are. (default: 2)" in text
     assert "How fast it goes. (default: 1.0)" in text
@@ -329,8 +331,8 @@ def test_the_docstring_of_sample_is_the_help_of_its_options(capsys: pytest.Captu
 @pytest.mark.parametrize("name", registry.list_models())
 def test_every_sampling_option_of_a_shipped_model_has_help(name: str) -> None:
     cls = registry.model_class(name)
-    knobs = [p.name for p in inspect.signature(cls.sample).parameters.values() if p.default is not p.empty]
-    assert set(knobs) <= set(knob_help(cls))
+    sampling = [p.name for p in inspect.signature(cls.sample).parameters.values() if p.default is not p.empty]
+    assert set(sampling) <= set(option_help(cls))
 
 
 def test_the_same_noise_with_other_knobs_and_labels(folder: Path) -> None:
@@ -343,9 +345,9 @@ def test_the_same_noise_with_other_knobs_and_labels(folder: Path) -> None:
     rows = cells(folder / "bright.png")
     assert (rows[:, 1] >= 127).all()
     assert (rows[:, 0] < 120).any()
-    mnistgen(folder, "sample", "walker", "--same-noise", "--per-digit", "3", "--steps", "1")
-    rows = cells(folder / "samples" / "walker" / "same-noise-seed0.png")
-    expected = same_noise(walker, range(4), rows=3, steps=1).unflatten(0, (3, 4))
+    mnistgen(folder, "sample", "walker", "--fixed-latent", "--per-digit", "3", "--steps", "1")
+    rows = cells(folder / "samples" / "walker" / "fixed-latent-seed0.png")
+    expected = fixed_latent(walker, range(4), rows=3, steps=1).unflatten(0, (3, 4))
     assert np.abs(rows - expected[:, :, 0].numpy()).max() <= 1
     assert "it has steps, bright" in mnistgen(folder, "sample", "walker", "--sweep", "stride", "1", "2", code=2)
     assert "it has none" in mnistgen(folder, "sample", "duel", "--sweep", "steps", "1", "2", code=2)

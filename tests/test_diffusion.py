@@ -15,7 +15,7 @@ from mnistgen_plugins.diffusion.meanflow import MeanFlow, MeanFlowConfig
 from tiny import strokes
 from torch import Tensor
 
-from mnistgen import Noise, UsageError, sample, sample_path, save
+from mnistgen import Noise, UsageError, sample, sample_trajectory, save
 from mnistgen.nn import PIXEL_STD, PixelSpace
 from mnistgen.solvers import SOLVERS
 
@@ -168,7 +168,9 @@ def test_guidance_by_the_model_itself_changes_nothing(
     model = made(cls, config)
     save(tmp_path / "same.safetensors", model)
     plain = sample(model, [0, 1, 2], steps=3)
-    same = sample(model, [0, 1, 2], steps=3, guidance_scale=100.0, weak=str(tmp_path / "same.safetensors"))
+    same = sample(
+        model, [0, 1, 2], steps=3, guidance_scale=100.0, autoguidance_model=str(tmp_path / "same.safetensors")
+    )
     assert torch.equal(plain, same)
     by_class = sample(model, [0, 1, 2], steps=3, guidance_scale=100.0)
     assert (plain.int() - by_class.int()).abs().float().mean() > 1
@@ -180,16 +182,16 @@ def test_guidance_by_another_kind_of_model(tmp_path: Path) -> None:
     model = made(*MODELS[0])
     save(tmp_path / "edm.safetensors", made(*MODELS[1]))
     with pytest.raises(UsageError, match=r"edm\.safetensors, which is no Flow of 10 classes"):
-        sample(model, [0], guidance_scale=2.0, weak=str(tmp_path / "edm.safetensors"))
+        sample(model, [0], guidance_scale=2.0, autoguidance_model=str(tmp_path / "edm.safetensors"))
     save(tmp_path / "plain.safetensors", made(Flow, FlowConfig(pixels="plain", **SMALL)))
     with pytest.raises(UsageError, match="space of pixels is another"):
-        sample(model, [0], guidance_scale=2.0, weak=str(tmp_path / "plain.safetensors"))
+        sample(model, [0], guidance_scale=2.0, autoguidance_model=str(tmp_path / "plain.safetensors"))
 
 
 @pytest.mark.parametrize(("cls", "config"), MODELS)
 def test_one_frame_a_step(cls: type[Diffusion], config: DiffusionConfig) -> None:
     model = made(cls, config)
-    assert len(sample_path(model, [1, 2], steps=5)) == 5
+    assert len(sample_trajectory(model, [1, 2], steps=5)) == 5
     for steps in (0, -1):
         with pytest.raises(UsageError, match=f"steps is {steps}; it must be"):
             sample(model, [1], steps=steps)

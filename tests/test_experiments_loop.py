@@ -20,7 +20,7 @@ from mnistgen.experiments.generations import Generation
 from mnistgen.experiments.generations_run import guidances
 from mnistgen.experiments.lab import Lab
 from mnistgen.experiments.subsets import fingerprints
-from mnistgen.scoring import Panel, Scorer
+from mnistgen.scoring import Evaluators, Scorer
 from mnistgen.scoring.reference import of_dataset
 
 
@@ -44,12 +44,14 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
     """Looks with an untrained network, which is enough to be looked at."""
-    panel = Panel.of({"A": build_classifier("lenet", seed=0).eval()})
-    return Scorer("strokes", panel=panel, reference=of_dataset(panel, TEST), training=TRAIN, device="cpu")
+    evaluators = Evaluators.of({"A": build_classifier("lenet", seed=0).eval()})
+    return Scorer(
+        "strokes", evaluators=evaluators, reference=of_dataset(evaluators, TEST), training=TRAIN, device="cpu"
+    )
 
 
 class Guided(Tiny):
-    """Has a guidance knob, which makes images brighter."""
+    """Has a guidance option, which makes images brighter."""
 
     def sample(self, y: Tensor, *, noise: Noise, guidance: float = 0.5) -> Tensor:  # type: ignore[override]
         return (super().sample(y, noise=noise) + guidance).clamp(-1, 1)
@@ -59,13 +61,13 @@ class Spy:
     """Notes what generators are trained on."""
 
     def __init__(self) -> None:
-        self.seen: list[Dataset] = []
+        self.features: list[Dataset] = []
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fit = Lab.fit
 
         def fitting(lab: Lab, model: Any, data: Dataset, **rest: Any) -> Any:
-            self.seen.append(data)
+            self.features.append(data)
             return fit(lab, model, data, **rest)
 
         monkeypatch.setattr(Lab, "fit", fitting)

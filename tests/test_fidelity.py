@@ -107,7 +107,7 @@ def test_scores_are_those_of_our_functions(layer: str, model: Classifier, sample
     assert kid.mean > 4e-4
     assert theirs["kid_mean"] == pytest.approx(kid.mean, abs=1e-6)
     assert theirs["kid_std"] == pytest.approx(kid.spread, abs=1e-6)
-    manifold = metrics.manifold_scores(x, y, k=3)
+    manifold = metrics.prdc(x, y, k=3)
     assert manifold.precision > manifold.recall + 0.1  # they cannot be swapped unseen
     assert theirs["precision"] == pytest.approx(manifold.precision, abs=2.1 / 300)  # one image on an edge, or two
     assert theirs["recall"] == pytest.approx(manifold.recall, abs=2.1 / 310)
@@ -120,8 +120,8 @@ def test_what_is_asked_for_arrives(model: Classifier, samples: Tensor, reference
     assert set(alone) == {"fid"}
     assert alone["fid"] == pytest.approx(metrics.fid(x, y), rel=1e-5)
     wide = fidelity(samples, reference, model, precision_recall=True, k=9)
-    assert wide["recall"] == pytest.approx(metrics.manifold_scores(x, y, k=9).recall, abs=2.1 / 310)
-    assert wide["recall"] > metrics.manifold_scores(x, y, k=3).recall + 0.05
+    assert wide["recall"] == pytest.approx(metrics.prdc(x, y, k=9).recall, abs=2.1 / 310)
+    assert wide["recall"] > metrics.prdc(x, y, k=3).recall + 0.05
     one, two = (
         fidelity(samples, reference, model, kid=True, kid_subsets=3, kid_subset_size=100, seed=seed) for seed in (0, 1)
     )

@@ -18,14 +18,14 @@ from mnistgen import (
     limits,
     room,
     sample,
-    sample_path,
+    sample_trajectory,
     train_validation_split,
 )
 from mnistgen.cli.arguments import Common
 from mnistgen.evaluator.weights import build_classifier
 from mnistgen.limits import LARGEST_SEED, checked_seed, require_disk, require_memory, size
 from mnistgen.metrics import kid
-from mnistgen.sampling import same_noise
+from mnistgen.sampling import fixed_latent
 from mnistgen.scoring.sources import ModelSource
 from mnistgen.training import resolve_device
 
@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_refused_with_what_it_would_take(tmp_path: Path, mo
     with pytest.raises(UsageError, match="A batch of 1000000000000 images would take about"):
         next(fit(model, blobs(), steps=1))
     monkeypatch.setattr(limits, "free_memory", lambda: 10**6)
-    with pytest.raises(UsageError, match=r"Drawing 2000 images at a time \(--batch-size\) would take about"):
+    with pytest.raises(UsageError, match=r"Sampling 2000 images at a time \(--batch-size\) would take about"):
         sample(model, [0] * 2000, batch_size=10**9)
     assert len(sample(model, [0] * 2000)) == 2000
 
@@ -89,10 +89,10 @@ def test_the_room_of_a_batch_is_counted_in_what_lives_at_the_same_time() -> None
 def test_sampling_options_are_finite() -> None:
     walker = Walker(TinyConfig(), num_classes=4)
     for value in (float("nan"), float("inf")):
-        for draw in (sample, sample_path, same_noise):
+        for draw in (sample, sample_trajectory, fixed_latent):
             with pytest.raises(UsageError, match=f"temperature is {value}; it must be finite"):
                 draw(walker, [0], temperature=value)
-    for draw in (sample, sample_path, same_noise):
+    for draw in (sample, sample_trajectory, fixed_latent):
         with pytest.raises(UsageError, match="steps is 1000000000; it must be at most 100000"):
             draw(walker, [0], steps=10**9)
 

@@ -235,40 +235,40 @@ class TestManifold:
     def test_against_brute_force(self, k: int, density_k: int, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
         x, y = normal(70, 3, 1) + shift, normal(90, 3, 2) * 1.3
         expected = self.brute(x, y, k, density_k)
-        assert metrics.manifold_scores(x, y, k=k, density_k=density_k) == pytest.approx(expected, abs=1e-12)
+        assert metrics.prdc(x, y, k=k, density_k=density_k) == pytest.approx(expected, abs=1e-12)
         for module in ("manifold", "neighbours"):  # chunks of a few rows, the last one shorter
             monkeypatch.setattr(f"mnistgen.metrics.{module}.CHUNK", 400)
-        assert metrics.manifold_scores(x, y, k=k, density_k=density_k) == pytest.approx(expected, abs=1e-12)
+        assert metrics.prdc(x, y, k=k, density_k=density_k) == pytest.approx(expected, abs=1e-12)
 
     def test_precision_and_recall_are_torch_fidelitys(self) -> None:
         x, y = normal(400, 6, 1), normal(500, 6, 2) * 1.2
         theirs = torch_fidelity("metric_prc").prc_features_to_metric(
             x.double(), y.double(), prc_neighborhood=3, prc_batch_size=100, save_cpu_ram=True, verbose=False
         )
-        ours = metrics.manifold_scores(x, y)
+        ours = metrics.prdc(x, y)
         assert ours.precision == pytest.approx(theirs["precision"], abs=1e-6)
         assert ours.recall == pytest.approx(theirs["recall"], abs=1e-6)
 
     def test_of_disjoint_sets(self) -> None:
-        assert metrics.manifold_scores(normal(50, 4), normal(60, 4, 1) + 100) == (0, 0, 0, 0)
+        assert metrics.prdc(normal(50, 4), normal(60, 4, 1) + 100) == (0, 0, 0, 0)
 
     def test_of_a_set_with_itself(self) -> None:
         x = normal(200, 4)
-        ours = metrics.manifold_scores(x, x)
+        ours = metrics.prdc(x, x)
         # Each real ball holds its centre and its five neighbours, the fifth on its edge.
         assert ours == pytest.approx((1, 1, 6 / 5, 1), abs=1e-12)
 
     def test_of_one_side(self) -> None:
         reference = torch.cat([normal(300, 4, 1), normal(300, 4, 2) + 50])
-        half = metrics.manifold_scores(normal(300, 4, 3), reference)  # good, and half of it missing
+        half = metrics.prdc(normal(300, 4, 3), reference)  # good, and half of it missing
         assert half.precision > 0.7
         assert half.recall < 0.5
         assert half.coverage < 0.51
-        wide = metrics.manifold_scores(torch.cat([normal(300, 4, 3), normal(300, 4, 4) - 50]), reference[:300])
+        wide = metrics.prdc(torch.cat([normal(300, 4, 3), normal(300, 4, 4) - 50]), reference[:300])
         assert wide.precision < 0.5 < 0.7 < wide.recall  # all is there, and as much again that should not be
 
     def test_two_samples_of_one_distribution_are_not_1(self) -> None:
-        ours = metrics.manifold_scores(normal(1000, 16, 1), normal(1000, 16, 2))
+        ours = metrics.prdc(normal(1000, 16, 1), normal(1000, 16, 2))
         assert 0.3 < ours.precision < 0.95
         assert 0.3 < ours.recall < 0.95
         assert ours.density == pytest.approx(1, abs=0.1)
@@ -276,7 +276,7 @@ class TestManifold:
 
     def test_a_collapse(self) -> None:
         one = normal(1, 4).expand(100, 4)
-        ours = metrics.manifold_scores(one, normal(200, 4))
+        ours = metrics.prdc(one, normal(200, 4))
         assert ours.recall == 0
         assert ours.coverage < 0.2
 
@@ -323,9 +323,9 @@ class TestLabels:
         assert ours.table is not None
         assert ours.table[0, 9] == 1
         assert ours.table.diagonal().sum() == 997
-        assert ours.seen.tolist() == [99, 99, 99, 100, 100, 100, 100, 100, 100, 103]
-        assert ours.asked is not None
-        assert ours.asked.tolist() == [100] * 10
+        assert ours.predicted.tolist() == [99, 99, 99, 100, 100, 100, 100, 100, 100, 103]
+        assert ours.requested is not None
+        assert ours.requested.tolist() == [100] * 10
         assert ours.mean_confidence == pytest.approx(0.91)
         assert ours.alarms == ()
         assert ours.to_dict()["agreement"] == 0.997
@@ -337,7 +337,7 @@ class TestLabels:
         ours = metrics.label_agreement(self.probabilities(seen), labels)
         assert ours.share == 0.8
         assert ours.alarms == (metrics.Alarm("confused", 3, 8, 1.0), metrics.Alarm("confused", 8, 3, 1.0))
-        assert str(ours.alarms[0]) == "Class 3 is confused: 100.0% of its images are seen as 8."
+        assert str(ours.alarms[0]) == "Class 3 is confused: 100.0% of its images are predicted as 8."
 
     def test_a_missing_digit_is_caught(self) -> None:
         labels = torch.arange(1000) % 10
@@ -347,15 +347,15 @@ class TestLabels:
         for asked in (labels, None):
             ours = metrics.label_agreement(self.probabilities(seen), asked)
             assert ours.alarms[0] == metrics.Alarm("missing", 4, None, 0.01)
-            assert str(ours.alarms[0]) == "Class 4 is missing: it is seen 1.0% as often as expected."
-        assert (ours.share, ours.table, ours.asked, ours.interval) == (None, None, None, None)
+            assert str(ours.alarms[0]) == "Class 4 is missing: it is predicted 1.0% as often as expected."
+        assert (ours.share, ours.table, ours.requested, ours.interval) == (None, None, None, None)
 
     def test_many_alarms_are_two_sentences(self) -> None:
         missing = [metrics.Alarm("missing", label, None, label / 100) for label in range(7)]
         confused = [metrics.Alarm("confused", 7, other, 0.1 + other / 100) for other in (1, 2)]
         assert summaries([*missing, *confused]) == [
-            "7 classes are missing, seen at these shares of what is expected: 0 (0.0%), 1 (1.0%), 2 (2.0%), 3 (3.0%), "
-            "4 (4.0%) and 2 more.",
+            "7 classes are missing, predicted at these shares of what is expected: 0 (0.0%), 1 (1.0%), 2 (2.0%), "
+            "3 (3.0%), 4 (4.0%) and 2 more.",
             "Classes are confused, with these shares of their images: 7 as 2 (12.0%), 7 as 1 (11.0%).",
         ]
         assert summaries([missing[3], confused[0]]) == [str(missing[3]), str(confused[0])]
@@ -481,7 +481,7 @@ class TestWrongInput:
             metrics.fid,
             metrics.fid_infinity,
             metrics.kid,
-            metrics.manifold_scores,
+            metrics.prdc,
             lambda x, y: metrics.per_class_fid(x, labels[: len(x)], y, labels[: len(y)]),
             lambda x, y: metrics.memorisation(x, labels[: len(x)], good, labels, y),
         ]
@@ -519,7 +519,7 @@ class TestWrongInput:
 
 def test_everything_repeats_to_the_last_digit() -> None:
     x, y = normal(1200, 24, 1).half(), normal(1100, 24, 2)
-    for metric in (metrics.fid, metrics.fid_infinity, metrics.kid, metrics.manifold_scores):
+    for metric in (metrics.fid, metrics.fid_infinity, metrics.kid, metrics.prdc):
         before = x.clone(), y.clone()
         first = metric(x, y)
         torch.manual_seed(5)  # the global random state has no part in it

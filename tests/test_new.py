@@ -18,7 +18,7 @@ from mnistgen.testing import synthetic_digits
 ABILITIES = {
     "vae": ["likelihood (lower bound, of stochastically binarised pixels)", "latent codes", "reconstruction"],
     "gan": ["decoded codes"],
-    "diffusion": ["sampling path"],
+    "diffusion": ["sampling trajectory"],
     "autoregressive": ["likelihood (exact, of pixels that are white above half grey)"],
     "normalizing_flow": ["likelihood (lower bound, of 8-bit pixels)", "latent codes", "reconstruction"],
 }

@@ -16,8 +16,8 @@ from mnistgen import (
     HasDecoder,
     HasEditing,
     HasLatents,
-    HasPath,
     HasReconstruction,
+    HasTrajectory,
     UsageError,
     list_models,
     load,
@@ -37,8 +37,8 @@ MODES: dict[str, tuple[dict[str, Any], type | None, tuple[int, int] | None]] = {
     "traverse": ({"traverse": True}, HasDecoder, None),
     "coordinate": ({"traverse": True, "coordinate": 1}, HasDecoder, (2, 11)),
     "reconstruct": ({"reconstruct": True}, HasReconstruction, (6, 2)),
-    "path": ({"path": True}, HasPath, (6, 3)),
-    "same-noise": ({"same_noise": True}, None, (3, 2)),
+    "trajectory": ({"trajectory": True}, HasTrajectory, (6, 3)),
+    "fixed-latent": ({"fixed_latent": True}, None, (3, 2)),
     "inpaint": ({"inpaint": "left"}, HasEditing, (5, 2)),
     "vary": ({"vary": (0.2, 0.8)}, HasEditing, (7, 2)),
 }
@@ -75,16 +75,16 @@ def test_every_picture(name: str, mode: str, data: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(base, "ODE_STEPS", 2)
     model, (_, ability, shape) = small(name), MODES[mode]
     options = options_of(mode, data)
-    knobs = {"steps": 3} if "steps" in inspect.signature(model.sample).parameters else {}
+    sampling = {"steps": 3} if "steps" in inspect.signature(model.sample).parameters else {}
     offered = ability is None or isinstance(model, ability)
     if mode in ("traverse", "coordinate") and offered:
         offered = model.latent_shape != IMAGE_SHAPE
     about = Checkpoint(config={}, num_classes=4)
     if not offered:
         with pytest.raises(UsageError, match=type(model).__name__):
-            draw_picture(model, about, options, knobs, moving=False)
+            draw_picture(model, about, options, sampling, moving=False)
         return
-    picture = draw_picture(model, about, options, knobs, moving=False)
+    picture = draw_picture(model, about, options, sampling, moving=False)
     frame = picture.frames[0]
     if shape is None:
         shape = (min(64, torch.Size(model.latent_shape).numel()), 11)

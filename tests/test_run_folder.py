@@ -198,7 +198,7 @@ def test_a_run_that_fails_at_once_leaves_no_folder(home: Path, run: Command, tmp
 
 NUMBERS = (
     "--patience -1", "--patience 0", "--save-every nan", "--save-every inf", "--save-every -1", "--keep-every 0",
-    "--validate-every 0", "--validate-every -5", "--validation -1", "--steps 0", "--steps -3", "--watch-every -1",
+    "--validate-every 0", "--validate-every -5", "--validation -1", "--steps 0", "--steps -3", "--monitor-every -1",
     "--steps 1000000000001", "--save-every 1e13",
 )  # fmt: skip
 
@@ -435,7 +435,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a state's shape": lambda s: s["optimizers"][0]["state"][1].update(exp_avg=torch.zeros(5, 5)),
     "meter": lambda s: s.update(meter=3),
     "window": lambda s: s["meter"].update(window=[3]),
-    "watch": lambda s: s["meter"].update(watch={"coverage": "all"}),
+    "monitor": lambda s: s["meter"].update(monitor={"coverage": "all"}),
     "validation": lambda s: s["meter"].update(validation="good"),
 }
 

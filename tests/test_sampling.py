@@ -34,7 +34,7 @@ from mnistgen import (
     traverse,
     traverse_coordinate,
 )
-from mnistgen.sampling import REGIONS, inpaint, region, same_noise, sample_path, slerp, sweep, vary
+from mnistgen.sampling import REGIONS, fixed_latent, inpaint, region, sample_trajectory, slerp, sweep, vary
 
 
 class Decoder(GenerativeModel, HasDecoder):
@@ -315,15 +315,15 @@ def walker() -> Walker:
 
 
 def test_a_path_ends_in_the_sample(walker: Walker) -> None:
-    steps = sample_path(walker, [0, 1, 2], seed=3, steps=9)
+    steps = sample_trajectory(walker, [0, 1, 2], seed=3, steps=9)
     assert steps.shape == (9, 3, 1, 28, 28)
     assert torch.equal(steps[-1], sample(walker, [0, 1, 2], seed=3))
-    few = sample_path(walker, [0, 1, 2], seed=3, frames=4, steps=9)
+    few = sample_trajectory(walker, [0, 1, 2], seed=3, frames=4, steps=9)
     assert torch.equal(few, steps[[0, 3, 5, 8]])
-    assert torch.equal(sample_path(walker, [0, 1, 2], seed=3, frames=1, steps=9), steps[-1:])
-    assert torch.equal(sample_path(walker, [0, 1, 2], seed=3, frames=10, steps=9), steps)
+    assert torch.equal(sample_trajectory(walker, [0, 1, 2], seed=3, frames=1, steps=9), steps[-1:])
+    assert torch.equal(sample_trajectory(walker, [0, 1, 2], seed=3, frames=10, steps=9), steps)
     with pytest.raises(UsageError, match="Duel draws an image at once"):
-        sample_path(Duel(TinyConfig()), [0])
+        sample_trajectory(Duel(TinyConfig()), [0])
 
 
 def test_a_sweep_changes_the_knob_alone(walker: Walker) -> None:
@@ -334,7 +334,7 @@ def test_a_sweep_changes_the_knob_alone(walker: Walker) -> None:
 
 
 def test_the_same_noise_for_each_label(walker: Walker) -> None:
-    images = same_noise(walker, [0, 1, 2, 3], rows=2, seed=7, steps=1).unflatten(0, (2, 4))
+    images = fixed_latent(walker, [0, 1, 2, 3], rows=2, seed=7, steps=1).unflatten(0, (2, 4))
     for row in range(2):
         z = Noise(7, [row])
         z.uniform(1, 28, 28)
@@ -398,8 +398,8 @@ def test_what_a_plugin_draws_is_held_to_the_contract(found, message: str) -> Non
 @pytest.mark.parametrize(
     ("method", "call"),
     [
-        ("sample_path", lambda model: sample_path(model, [0, 1])),
-        ("sample", lambda model: same_noise(model, [0, 1], rows=1)),
+        ("sample_trajectory", lambda model: sample_trajectory(model, [0, 1])),
+        ("sample", lambda model: fixed_latent(model, [0, 1], rows=1)),
         ("decode", lambda model: interpolate(model, 0, 1, steps=2, rows=1)),
         ("inpaint", lambda model: inpaint(model, torch.zeros(2, 1, 28, 28), [0, 1], region("left"))),
         ("vary", lambda model: vary(model, torch.zeros(2, 1, 28, 28), [0, 1])),
@@ -407,7 +407,7 @@ def test_what_a_plugin_draws_is_held_to_the_contract(found, message: str) -> Non
 )
 @pytest.mark.parametrize("fails", [False, True])
 def test_every_ability_is_held_to_the_contract(method: str, call, fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = (lambda *_, **__: 1 / 0) if fails else (lambda *_, **__: [None] if method == "sample_path" else None)
+    wrong = (lambda *_, **__: 1 / 0) if fails else (lambda *_, **__: [None] if method == "sample_trajectory" else None)
     monkeypatch.setattr(Walker, method, wrong)
     message = rf"{method}\(\) of Walker fails: ZeroDivisionError" if fails else rf"Walker.{method}\(\) returns None"
     with pytest.raises((ContractError, PluginError), match=message):

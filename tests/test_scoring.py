@@ -1,4 +1,4 @@
-"""Scores on images whose faults are known: each is seen by the number that is there for it."""
+"""Scores on images whose faults are known: each shows in the number that is there for it."""
 
 import dataclasses
 import json
@@ -25,9 +25,9 @@ from mnistgen.evaluator import build_classifier
 from mnistgen.evaluator.weights import FOLDER
 from mnistgen.metrics import Replicates
 from mnistgen.scoring import (
+    Evaluators,
     ImageSource,
     ModelSource,
-    Panel,
     Score,
     Scorer,
     difference,
@@ -36,8 +36,8 @@ from mnistgen.scoring import (
     to_json,
     write_json,
 )
+from mnistgen.scoring.evaluators import EARLY, PENULTIMATE
 from mnistgen.scoring.measure import measure
-from mnistgen.scoring.panel import EARLY, PENULTIMATE
 from mnistgen.scoring.reference import (
     class_counts,
     draw,
@@ -48,7 +48,7 @@ from mnistgen.scoring.reference import (
     reference_file,
     write_reference,
 )
-from mnistgen.scoring.scale import blurred, compute_scale, noised
+from mnistgen.scoring.scale import blurred, compute_scale, noisy
 from mnistgen.scoring.sources import dataset_of
 
 FID = "fid.A.penultimate"
@@ -66,16 +66,18 @@ def training() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def panel(training: Dataset) -> Panel:
+def evaluators(training: Dataset) -> Evaluators:
     """A small network that knows the strokes, and one that knows nothing."""
     model = build_classifier("lenet", seed=0)
     *_, last = fit(model, training, steps=150, seed=0)
-    return Panel.of({"A": last.ema.eval(), "random": build_classifier("lenet", seed=1).eval()})
+    return Evaluators.of({"A": last.ema.eval(), "random": build_classifier("lenet", seed=1).eval()})
 
 
 @pytest.fixture(scope="module")
-def scorer(panel: Panel, training: Dataset) -> Scorer:
-    return Scorer("strokes", panel=panel, reference=of_dataset(panel, dataset(N, 2, "test")), training=training)
+def scorer(evaluators: Evaluators, training: Dataset) -> Scorer:
+    return Scorer(
+        "strokes", evaluators=evaluators, reference=of_dataset(evaluators, dataset(N, 2, "test")), training=training
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +92,17 @@ def score(scorer: Scorer, images: Tensor, labels: Tensor | None) -> Score:
 
 def numbers(scorer: Scorer, images: Tensor, labels: Tensor) -> dict[str, float]:
     """The distances alone, of 900 images at most: too few for what takes long."""
-    return measure(scorer.panel.look(images[:900], labels[:900]), scorer.reference).numbers
+    return measure(scorer.evaluators.extract(images[:900], labels[:900]), scorer.reference).numbers
 
 
 # What the numbers see.
 
 
 @pytest.mark.parametrize("view", [PENULTIMATE, EARLY])
-@pytest.mark.parametrize("spoil", [lambda x, s: noised(x, s), lambda x, s: blurred(x, 8 * s)])
-def test_fid_rises_with_noise_and_blur(scorer: Scorer, view: object, spoil: Callable[[Tensor, float], Tensor]) -> None:
+@pytest.mark.parametrize("worse", [lambda x, s: noisy(x, s), lambda x, s: blurred(x, 8 * s)])
+def test_fid_rises_with_noise_and_blur(scorer: Scorer, view: object, worse: Callable[[Tensor, float], Tensor]) -> None:
     images, labels = strokes(N, 3)
-    values = [numbers(scorer, spoil(images, s), labels)[f"fid.{view}"] for s in (0, 0.05, 0.1, 0.2)]
+    values = [numbers(scorer, worse(images, s), labels)[f"fid.{view}"] for s in (0, 0.05, 0.1, 0.2)]
     assert values == sorted(values)
     assert values[-1] > 3 * values[0]
 
@@ -175,8 +177,8 @@ def test_real_images_have_no_distance_to_themselves_and_still_no_perfect_recall(
 
 
 def test_the_scale_has_the_floor_at_its_bottom(scorer: Scorer, training: Dataset) -> None:
-    scale = compute_scale(scorer.panel, scorer.reference, training, 500, draws=3)
-    assert set(scale) == {"floor", "noised", "blurred", "one class", "uniform noise"}
+    scale = compute_scale(scorer.evaluators, scorer.reference, training, 500, draws=3)
+    assert set(scale) == {"floor", "noisy", "blurred", "one class", "uniform noise"}
     best = scale["floor"]
     assert best["draws"] == 3
     for name in (FID, "fid.A.early", "fid.random.penultimate", "class_fid.worst"):
@@ -184,7 +186,7 @@ def test_the_scale_has_the_floor_at_its_bottom(scorer: Scorer, training: Dataset
         for row in scale:
             assert row == "floor" or scale[row]["mean"][name] > 2 * best["mean"][name]
     # the network has been trained on the training images, so agreement is that of the reference
-    seen = scorer.panel.look(scorer.reference.images).probabilities
+    seen = scorer.evaluators.extract(scorer.reference.images).probabilities
     share = float((seen.argmax(1) == scorer.reference.labels).double().mean())
     assert best["mean"]["label_agreement"] == share
     assert scale["one class"]["mean"]["label_agreement"] < 0.2
@@ -194,7 +196,7 @@ def test_a_score_stands_beside_the_floor(scorer: Scorer, real: Score) -> None:
     assert set(real.scale) == {"floor"}  # nothing ships for these images; training images are at hand
     assert real.floors == pytest.approx(real.fid / real.scale["floor"]["mean"][FID])
     assert 0.2 < real.floors < 5
-    bare = Scorer("strokes", panel=scorer.panel, reference=scorer.reference)
+    bare = Scorer("strokes", evaluators=scorer.evaluators, reference=scorer.reference)
     alone = bare.score(strokes(N, 3))
     assert alone.scale == {}
     assert alone.floors is None
@@ -222,7 +224,7 @@ def test_part_of_the_reference_is_no_first_part(scorer: Scorer) -> None:
     places = [int((whole == image).all(1).nonzero()[0]) for image in part.images.flatten(1)]
     assert len(set(places)) == 200
     assert 400 < sum(places) / 200 < 600  # all over the file
-    assert torch.equal(part.seen.features[EARLY], scorer.reference.seen.features[EARLY][places])
+    assert torch.equal(part.features.features[EARLY], scorer.reference.features.by_layer[EARLY][places])
     again = scorer.reference.take(200)
     assert torch.equal(again.labels, part.labels)
 
@@ -296,7 +298,7 @@ def test_wrong_input(scorer: Scorer) -> None:
     with pytest.raises(UsageError, match="images has no images of class 3"):
         scorer.score((images, None), classes=[3])
     with pytest.raises(UsageError, match="another dataset"):
-        of_dataset(scorer.panel, Dataset(images, labels, 12, "other", "test"))
+        of_dataset(scorer.evaluators, Dataset(images, labels, 12, "other", "test"))
 
 
 def test_a_model_of_some_classes_is_held_against_real_images_of_those(scorer: Scorer) -> None:
@@ -322,7 +324,7 @@ def test_labels_of_fewer_classes_are_those_of_the_reference(scorer: Scorer) -> N
     named = named.subset(labels < 3)
     names = tuple(f"stroke {label}" for label in range(10))
     with_names = dataclasses.replace(scorer.reference, class_names=names)
-    judge = Scorer("strokes", panel=scorer.panel, reference=with_names, training=scorer.training)
+    judge = Scorer("strokes", evaluators=scorer.evaluators, reference=with_names, training=scorer.training)
     found = judge.score(named, classes=[0, 1, 2], training_images=100)
     assert any("named-all and in strokes: 0 is zero and stroke 0, 1 is eins and stroke 1, " in x for x in found.notes)
 
@@ -352,7 +354,7 @@ def test_classes_are_called_by_their_names(
     monkeypatch.chdir(tmp_path)
     names = tuple(f"stroke {label}" for label in range(10))
     named = dataclasses.replace(scorer.reference, class_names=names)
-    judge = Scorer("strokes", panel=scorer.panel, reference=named, training=scorer.training)
+    judge = Scorer("strokes", evaluators=scorer.evaluators, reference=named, training=scorer.training)
     images, labels = strokes(N, 3)
     swapped = labels.clone()
     swapped[labels == 3], swapped[labels == 8] = 8, 3
@@ -437,13 +439,13 @@ def test_sources_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_json_holds_everything_best_first(scorer: Scorer, real: Score, tmp_path: Path) -> None:
     images, labels = strokes(N, 3)
-    worse = scorer.score((noised(images), labels), name="worse")
+    worse = scorer.score((noisy(images), labels), name="worse")
     assert [x.name for x in ranked([worse, real])] == ["real", "worse"]
     write_json(tmp_path / "scores.json", [worse, real])
     first, second = json.loads((tmp_path / "scores.json").read_text())
     assert (first["name"], second["name"]) == ("real", "worse")
     assert first["numbers"] == real.numbers
-    assert first["protocol"]["evaluators"] == dict(scorer.panel.hashes)
+    assert first["protocol"]["evaluators"] == dict(scorer.evaluators.hashes)
     assert first["times_floor"][FID] == real.floors
     assert first["protocol"]["n"] == N
 
@@ -470,7 +472,8 @@ def test_the_headline_is_the_larger_of_the_two_evaluators_multiples() -> None:
 
 def test_the_protocol_line_names_sampling_options_and_the_content_of_files(scorer: Scorer, real: Score) -> None:
     warm, cold = (
-        scorer.score(ModelSource("tiny", Tiny(TinyConfig()), knobs={"temperature": t}), n=100) for t in (1.0, 0.8)
+        scorer.score(ModelSource("tiny", Tiny(TinyConfig()), sampling_options={"temperature": t}), n=100)
+        for t in (1.0, 0.8)
     )
     assert "; sampling temperature 0.8; " in cold.protocol_line
     assert cold.protocol["sampling"] == {"temperature": 0.8}
@@ -498,7 +501,7 @@ def test_near_ties_are_not_distinguishable_and_spoilt_images_are(scorer: Scorer)
     images, labels = strokes(500, 3)
     real = scorer.score((images, labels), name="real")
     tie = scorer.score(strokes(500, 4), name="tie")
-    worse = scorer.score((noised(images), labels), name="worse")
+    worse = scorer.score((noisy(images), labels), name="worse")
     assert real.interval is not None
     assert real.interval[0] < real.floors < real.interval[1]
     apart = difference(real, tie)
@@ -559,9 +562,9 @@ def test_why_distances_of_real_images_are_below_zero(scorer: Scorer, real: Score
 # Two sets of images.
 
 
-def test_one_set_against_another(panel: Panel) -> None:
+def test_one_set_against_another(evaluators: Evaluators) -> None:
     images, labels = strokes(1000, 3)
-    judge = Scorer("strokes", panel=panel, against=(images, labels), n=500)
+    judge = Scorer("strokes", evaluators=evaluators, against=(images, labels), n=500)
     assert len(judge.reference) == 500
     assert judge.reference.images is not None
     assert judge.control is not None
@@ -575,25 +578,25 @@ def test_one_set_against_another(panel: Panel) -> None:
     assert any("evaluators of strokes" in note for note in other.notes)
     assert not any("themselves" in note for note in other.notes)
     assert "training images of what made these" in other.not_measured["memorisation"]
-    worse = judge.score((noised(images[:500]), labels[:500]))
+    worse = judge.score((noisy(images[:500]), labels[:500]))
     assert worse.floors > 3
     itself = judge.score((images, labels))
     assert any(note.startswith("100.0% of these images are, pixel for pixel") for note in itself.notes)
 
 
-def test_against_images_without_labels_or_of_another_kind(panel: Panel) -> None:
-    judge = Scorer("strokes", panel=panel, against=(strokes(400, 3)[0], None))
+def test_against_images_without_labels_or_of_another_kind(evaluators: Evaluators) -> None:
+    judge = Scorer("strokes", evaluators=evaluators, against=(strokes(400, 3)[0], None))
     result = judge.score(strokes(400, 4))
     assert result.protocol["n"] == len(judge.reference)
     assert result.floors is not None
     assert "label_agreement" not in result.scale["floor"]["mean"]
     noise = torch.randint(256, (400, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    strange = Scorer("strokes", panel=panel, against=(noise, torch.arange(400) % 10))
+    strange = Scorer("strokes", evaluators=evaluators, against=(noise, torch.arange(400) % 10))
     assert any("may be of another kind" in note for note in strange.notes)
 
 
-def test_too_few_images_for_a_floor(panel: Panel) -> None:
-    result = Scorer("strokes", panel=panel, against=strokes(150, 3)).score(strokes(150, 4))
+def test_too_few_images_for_a_floor(evaluators: Evaluators) -> None:
+    result = Scorer("strokes", evaluators=evaluators, against=strokes(150, 3)).score(strokes(150, 4))
     assert result.floors is None
     assert "100 images each" in result.not_measured["floor"]
     assert result.protocol["reference_n"] == 150
@@ -604,17 +607,17 @@ def test_the_reference_is_not_scored_unnoticed(scorer: Scorer) -> None:
     assert reference.images is not None
     itself = score(scorer, reference.images, reference.labels)
     assert any("compared with themselves" in note for note in itself.notes)
-    bare = Scorer("strokes", panel=scorer.panel, reference=dataclasses.replace(reference, images=None))
+    bare = Scorer("strokes", evaluators=scorer.evaluators, reference=dataclasses.replace(reference, images=None))
     assert any("compared with themselves" in n for n in bare.score((reference.images, reference.labels)).notes)
 
 
 def test_a_dataset_that_is_not_divided_gives_reference_and_floor(
-    panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluators: Evaluators, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     images, labels = strokes(600, 3)
     numpy.savez("own.npz", images=images[:, 0].numpy(), labels=labels.numpy())
-    judge = Scorer("own.npz", panel=panel)
+    judge = Scorer("own.npz", evaluators=evaluators)
     result = judge.score(strokes(300, 4))
     assert result.floors is not None
     assert 0.3 < result.floors < 3  # of itself it would be far above
@@ -648,36 +651,36 @@ def test_evaluators_of_a_dataset_of_ones_own(
     assert "trained on other images that are called own-npz, too" in capsys.readouterr().out
 
 
-def test_reference_features_come_back(panel: Panel, tmp_path: Path) -> None:
+def test_reference_features_come_back(evaluators: Evaluators, tmp_path: Path) -> None:
     data = dataset(N, 2, "test")
-    written = write_reference(tmp_path, panel, data)
+    written = write_reference(tmp_path, evaluators, data)
     assert {path.name for path in written} == {
         "reference-strokes-test-a.safetensors",
         "reference-strokes-test-random.safetensors",
     }
-    back, there = read_reference(tmp_path, panel, "strokes", "test"), of_dataset(panel, data)
+    back, there = read_reference(tmp_path, evaluators, "strokes", "test"), of_dataset(evaluators, data)
     assert back is not None
     assert back.hash == data.hash
     assert len(back.features_hash) == 16
     assert back.take(5).features_hash == back.features_hash
     assert torch.equal(back.labels, data.labels)
-    for view, features in there.seen.features.items():
-        assert torch.equal(back.seen.features[view], features)
-    other = Panel.of({**panel.networks, "A": build_classifier("lenet", seed=7).eval()})
+    for view, features in there.features.features.items():
+        assert torch.equal(back.features.features[view], features)
+    other = Evaluators.of({**evaluators.networks, "A": build_classifier("lenet", seed=7).eval()})
     assert read_reference(tmp_path, other, "strokes", "test") is None  # features of other weights are no reference
     path = reference_file(tmp_path, "strokes", "test", "A")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match="damaged"):
-        read_reference(tmp_path, panel, "strokes", "test")
+        read_reference(tmp_path, evaluators, "strokes", "test")
 
 
-def test_with_and_without_the_dataset_the_numbers_are_the_same(panel: Panel, tmp_path: Path) -> None:
+def test_with_and_without_the_dataset_the_numbers_are_the_same(evaluators: Evaluators, tmp_path: Path) -> None:
     data = dataset(N, 2, "test")
-    write_reference(tmp_path, panel, data)
-    shipped = read_reference(tmp_path, panel, "strokes", "test")
+    write_reference(tmp_path, evaluators, data)
+    shipped = read_reference(tmp_path, evaluators, "strokes", "test")
     assert shipped is not None
-    one = Scorer("strokes", panel=panel, reference=shipped).score(strokes(N, 3))
-    two = Scorer("strokes", panel=panel, reference=of_dataset(panel, data)).score(strokes(N, 3))
+    one = Scorer("strokes", evaluators=evaluators, reference=shipped).score(strokes(N, 3))
+    two = Scorer("strokes", evaluators=evaluators, reference=of_dataset(evaluators, data)).score(strokes(N, 3))
     assert one.numbers == two.numbers
     assert f"({data.hash}, features {shipped.features_hash}); scale computed here; seed 0" in one.protocol_line
     assert f"({data.hash}, features computed here); scale computed here; seed 0" in two.protocol_line
@@ -689,17 +692,17 @@ def test_shipped_features_and_scales_that_are_others_are_refused(
 ) -> None:
     folder = Path(shutil.copytree(FOLDER, tmp_path / "weights"))
     monkeypatch.setattr(integrity, "_PACKAGE", tmp_path)
-    panel = Panel.load("mnist")
-    reference = read_reference(folder, panel, "mnist", "test")
+    evaluators = Evaluators.load("mnist")
+    reference = read_reference(folder, evaluators, "mnist", "test")
     assert reference is not None
-    scales, digest = read_scales(folder, panel, reference)
+    scales, digest = read_scales(folder, evaluators, reference)
     assert set(scales) == {1000, 5000, 10000}
     assert len(digest) == 16
     content = bytearray((folder / file).read_bytes())
     content[-12] ^= 1
     (folder / file).write_bytes(content)
     with pytest.raises(DataError, match=f"{file}.*damaged; install mnistgen again .*not the file that ships"):
-        read_scales(folder, panel, read_reference(folder, panel, "mnist", "test"))
+        read_scales(folder, evaluators, read_reference(folder, evaluators, "mnist", "test"))
 
 
 # The shipped evaluators.
@@ -713,8 +716,8 @@ def test_score_offline_in_an_empty_folder(tmp_path: Path) -> None:
     assert "not measured: memorisation: it needs the training images. MNIST is not in" in text
     assert "protocol" in text
     (result,) = json.loads((tmp_path / "s.json").read_text())
-    assert set(result["scale"]) == {"floor", "noised", "blurred", "one class", "uniform noise"}
-    assert result["scale"]["floor"]["mean"][FID] < result["numbers"][FID] < result["scale"]["noised"]["mean"][FID]
+    assert set(result["scale"]) == {"floor", "noisy", "blurred", "one class", "uniform noise"}
+    assert result["scale"]["floor"]["mean"][FID] < result["numbers"][FID] < result["scale"]["noisy"]["mean"][FID]
     assert (tmp_path / "samples/score-vae-mnist/grid.png").is_file()
 
 
@@ -752,10 +755,10 @@ def test_json_alone_on_standard_output(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["vae-mnist", "--knob", "temprature=1"], "Did you mean 'temperature'"),
-        (["vae-mnist", "--knob", "temperature"], "NAME=VALUE"),
-        (["vae-mnist", "--knob", "temperature=warm"], "it is a number"),
-        (["digits.npz", "--knob", "temperature=1"], "There is no checkpoint 'digits.npz'"),
+        (["vae-mnist", "--option", "temprature=1"], "Did you mean 'temperature'"),
+        (["vae-mnist", "--option", "temperature"], "NAME=VALUE"),
+        (["vae-mnist", "--option", "temperature=warm"], "it is a number"),
+        (["digits.npz", "--option", "temperature=1"], "There is no checkpoint 'digits.npz'"),
         (["vae-mnist", "--n", "50"], "too few images"),
         (["vae-mnist", "--n", "0"], "at least 1"),
         (["vae-mnist", "--features", "incepton"], "Did you mean 'inception'"),
@@ -787,7 +790,7 @@ def test_inception_looks_on_the_scorers_device(scorer: Scorer, monkeypatch: pyte
     devices = []
     monkeypatch.setattr("mnistgen.scoring.scorer.check_inception_weights", lambda path: path)
     monkeypatch.setattr("mnistgen.scoring.scorer.inception_fid", lambda *_, device, **__: devices.append(device) or 1.0)
-    bare = Scorer("strokes", panel=scorer.panel, reference=scorer.reference)
+    bare = Scorer("strokes", evaluators=scorer.evaluators, reference=scorer.reference)
     assert bare.score(strokes(100, 3), inception=True).numbers["inception_fid"] == 1.0
     assert devices == [bare.device]
 
@@ -809,15 +812,15 @@ class TestOnRealDigits:
         data = load_data("mnist", "test", download=False)
         assert judge.reference.hash == data.hash
         some = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:200]
-        fresh = judge.panel.look(data.images[some])
-        for view, features in judge.reference.seen.features.items():
+        fresh = judge.evaluators.extract(data.images[some])
+        for view, features in judge.reference.features.by_layer.items():
             torch.testing.assert_close(fresh.features[view], features[some], rtol=2e-3, atol=1e-3)
         assert torch.equal(judge.reference.labels, data.labels)
         assert set(judge.scales) == {1000, 5000, 10000}
 
     def test_fid_rises_with_noise_and_blur(self, judge: Scorer, some: Dataset) -> None:
-        for spoil in (lambda s: noised(some.images, s), lambda s: blurred(some.images, 8 * s)):
-            found = [numbers(judge, spoil(s), some.labels) for s in (0, 0.05, 0.1, 0.2)]
+        for corrupt in (lambda s: noisy(some.images, s), lambda s: blurred(some.images, 8 * s)):
+            found = [numbers(judge, corrupt(s), some.labels) for s in (0, 0.05, 0.1, 0.2)]
             for name in (FID, "fid.A.early", "fid.B.penultimate", "class_fid.mean"):
                 values = [x[name] for x in found]
                 assert values == sorted(values), name
@@ -844,6 +847,6 @@ def test_the_library_call(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> No
     assert package.score(strokes(N, 3), data="strokes", name="mine").name == "mine"
 
 
-def test_references_that_cannot_be_had(panel: Panel, tmp_path: Path) -> None:
+def test_references_that_cannot_be_had(evaluators: Evaluators, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="downloading is off"):
-        load_reference(panel, "kmnist", data_dir=tmp_path)
+        load_reference(evaluators, "kmnist", data_dir=tmp_path)

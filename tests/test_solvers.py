@@ -13,13 +13,13 @@ from mnistgen import Noise, UsageError
 from mnistgen.solvers import (
     SOLVERS,
     Denoiser,
-    Exploding,
-    Path,
-    Preserving,
-    Straight,
-    churned_heun,
+    LinearPath,
+    ProbabilityPath,
+    VEPath,
+    VPPath,
     ddim,
     dormand_prince,
+    edm_sampler,
     euler,
     even,
     guide,
@@ -32,7 +32,7 @@ from mnistgen.solvers import (
     rk4,
 )
 
-PATHS: list[Path] = [Straight(), Exploding(), Preserving()]
+PATHS: list[ProbabilityPath] = [LinearPath(), VEPath(), VPPath()]
 MEANS, WEIGHTS, STD = torch.tensor([-0.8, 0.1, 0.9]), torch.tensor([0.5, 0.2, 0.3]), 0.15
 
 
@@ -40,7 +40,7 @@ def ids(path: object) -> str:
     return type(path).__name__
 
 
-def mixture(path: Path) -> Denoiser:
+def mixture(path: ProbabilityPath) -> Denoiser:
     """E[x | x_t] of independent coordinates from a mixture of normals, in float64 or as x_t is."""
 
     def denoiser(x_t: Tensor, t: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def true_moments() -> Tensor:
 
 
 @pytest.mark.parametrize("path", PATHS, ids=ids)
-def test_conversions_are_inverse_to_each_other(path: Path) -> None:
+def test_conversions_are_inverse_to_each_other(path: ProbabilityPath) -> None:
     generator = torch.Generator().manual_seed(0)
     x, eps = (torch.randn(6, 1, 4, 4, dtype=torch.float64, generator=generator) for _ in range(2))
     t = path.clean + (path.noisy - path.clean) * torch.linspace(0.03, 0.97, 6, dtype=torch.float64)
@@ -85,7 +85,7 @@ def test_conversions_are_inverse_to_each_other(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS, ids=ids)
-def test_the_velocity_is_the_slope_of_the_path(path: Path) -> None:
+def test_the_velocity_is_the_slope_of_the_path(path: ProbabilityPath) -> None:
     generator = torch.Generator().manual_seed(0)
     x, eps = (torch.randn(5, 2, dtype=torch.float64, generator=generator) for _ in range(2))
     t = path.clean + (path.noisy - path.clean) * torch.tensor([0.1003, 0.2507, 0.5003, 0.7507, 0.9005]).double()
@@ -95,7 +95,7 @@ def test_the_velocity_is_the_slope_of_the_path(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS, ids=ids)
-def test_the_score_is_the_gradient_of_the_log_density(path: Path) -> None:
+def test_the_score_is_the_gradient_of_the_log_density(path: ProbabilityPath) -> None:
     t = path.clean + (path.noisy - path.clean) * torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
     x_t = torch.tensor([[-0.3], [0.4], [0.2]], dtype=torch.float64, requires_grad=True)
     alpha, sigma = path.alpha(t)[:, None], path.sigma(t)[:, None]
@@ -108,7 +108,7 @@ def test_the_score_is_the_gradient_of_the_log_density(path: Path) -> None:
 
 
 def test_the_preserving_path_is_that_of_the_paper() -> None:
-    path = Preserving()
+    path = VPPath()
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     t = torch.arange(1, 1001, dtype=torch.float64)
     torch.testing.assert_close(path.alpha(t) ** 2, torch.cumprod(1 - betas, 0))
@@ -182,9 +182,11 @@ def test_an_image_does_not_depend_on_its_batch(name: str) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
 
 
-def samplers() -> Iterator[tuple[str, Path, Callable[[Denoiser, Path, Tensor, Noise], Iterator[Tensor]]]]:
+def samplers() -> Iterator[
+    tuple[str, ProbabilityPath, Callable[[Denoiser, ProbabilityPath, Tensor, Noise], Iterator[Tensor]]]
+]:
     for path in PATHS:
-        times = karras(60, highest=80.0) if isinstance(path, Exploding) else even(path, 100)
+        times = karras(60, highest=80.0) if isinstance(path, VEPath) else even(path, 100)
         for name, solver in SOLVERS.items():
             if name == "adaptive":
                 ends = times[[0, -2]]  # a denoiser over the noise level has no velocity where there is none
@@ -194,7 +196,7 @@ def samplers() -> Iterator[tuple[str, Path, Callable[[Denoiser, Path, Tensor, No
             else:
                 yield f"{ids(path)}-{name}", path, lambda d, p, x, n, s=solver, t=times[:-1]: s(p.field(d), x, t)
         for eta in (0.0, 1.0):
-            if eta and isinstance(path, Exploding):
+            if eta and isinstance(path, VEPath):
                 times = karras(300)  # what is left of the variance shrinks with the steps
             yield (
                 f"{ids(path)}-ddim-{eta}",
@@ -204,14 +206,14 @@ def samplers() -> Iterator[tuple[str, Path, Callable[[Denoiser, Path, Tensor, No
     for churn in (0.0, 20.0):
         yield (
             f"churned-{churn}",
-            Exploding(),
-            lambda d, p, x, n, churn=churn: churned_heun(d, x, karras(60), noise=n, churn=churn),
+            VEPath(),
+            lambda d, p, x, n, churn=churn: edm_sampler(d, x, karras(60), noise=n, s_churn=churn),
         )
 
 
 @pytest.mark.parametrize(("name", "path", "sampler"), [pytest.param(*s, id=s[0]) for s in samplers()])
 def test_the_optimal_denoiser_reproduces_its_mixture(
-    name: str, path: Path, sampler: Callable[[Denoiser, Path, Tensor, Noise], Iterator[Tensor]]
+    name: str, path: ProbabilityPath, sampler: Callable[[Denoiser, ProbabilityPath, Tensor, Noise], Iterator[Tensor]]
 ) -> None:
     n, width = 64, 500
     noise = Noise(1, range(n))
@@ -222,7 +224,7 @@ def test_the_optimal_denoiser_reproduces_its_mixture(
 
 
 def test_ddim_is_the_formula_of_the_paper() -> None:
-    path, denoiser = Preserving(), mixture(Preserving())
+    path, denoiser = VPPath(), mixture(VPPath())
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     bars = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, 0)])
     times = torch.tensor([1000, 700, 310, 20, 0])
@@ -241,7 +243,7 @@ def test_ddim_is_the_formula_of_the_paper() -> None:
 
 
 def test_ddim_on_the_straight_path_is_euler() -> None:
-    path = Straight()
+    path = LinearPath()
     x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     times = torch.tensor([0.0, 0.2, 0.7, 1.0], dtype=torch.float64)
     for a, b in zip(ddim(mixture(path), path, x, times), euler(path.field(mixture(path)), x, times), strict=True):
@@ -249,8 +251,8 @@ def test_ddim_on_the_straight_path_is_euler() -> None:
 
 
 def test_without_churn_karras_sampler_is_heun() -> None:
-    path, x = Exploding(), 80 * torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    churned = list(churned_heun(mixture(path), x, karras(12), noise=Noise(0, range(4))))
+    path, x = VEPath(), 80 * torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    churned = list(edm_sampler(mixture(path), x, karras(12), noise=Noise(0, range(4))))
     plain = list(heun(path.field(mixture(path)), x, karras(12)))
     torch.testing.assert_close(torch.stack(churned), torch.stack(plain))
 
@@ -273,10 +275,10 @@ def test_guidance_moves_away_from_the_weak_one_inside_the_interval() -> None:
     assert torch.equal(guide(lambda x, t: x + 1, never, 3.0, (2.0, 3.0))(x, t), x + 1)
 
 
-@pytest.mark.parametrize("path", [Straight(), Exploding()], ids=ids)
-def test_inpainting_keeps_what_is_known(path: Path) -> None:
+@pytest.mark.parametrize("path", [LinearPath(), VEPath()], ids=ids)
+def test_inpainting_keeps_what_is_known(path: ProbabilityPath) -> None:
     known, mask = torch.tensor([[0.3, -0.5, 0.0]]).double(), torch.tensor([[1, 1, 0]])
-    times = karras(20) if isinstance(path, Exploding) else even(path, 20)
+    times = karras(20) if isinstance(path, VEPath) else even(path, 20)
     start = float(path.sigma(times[:1])) * torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).double()
     found = last(heun(path.field(inpaint(mixture(path), known, mask)), start, times))
     torch.testing.assert_close(found[:, :2], known[:, :2].expand(50, 2), rtol=0, atol=1e-6)
@@ -284,9 +286,9 @@ def test_inpainting_keeps_what_is_known(path: Path) -> None:
     torch.testing.assert_close(found[:, 2], free[:, 2])
 
 
-@pytest.mark.parametrize("path", [Straight(), Exploding(noisy=20.0), Preserving()], ids=ids)
+@pytest.mark.parametrize("path", [LinearPath(), VEPath(noisy=20.0), VPPath()], ids=ids)
 @pytest.mark.parametrize("probed", [False, True])
-def test_the_likelihood_of_a_gaussian(path: Path, probed: bool) -> None:
+def test_the_likelihood_of_a_gaussian(path: ProbabilityPath, probed: bool) -> None:
     """x ~ N(m, s^2) in each of three coordinates; one velocity for each, so that one probe is exact, too."""
     m, s = 0.3, 0.6
 
@@ -295,9 +297,9 @@ def test_the_likelihood_of_a_gaussian(path: Path, probed: bool) -> None:
         return m + alpha * s**2 / (alpha**2 * s**2 + sigma**2) * (x_t - alpha * m)
 
     x = torch.tensor([[0.3, 0.3, 0.3], [1.0, -0.5, 0.2]], dtype=torch.float64)
-    if isinstance(path, Straight):
+    if isinstance(path, LinearPath):
         times = torch.linspace(1 - 1e-6, 0, 200, dtype=torch.float64)
-    elif isinstance(path, Exploding):
+    elif isinstance(path, VEPath):
         times = karras(200, lowest=1e-4, highest=20.0)[:-1].flip(0)
     else:
         times = torch.linspace(1e-3, 1000, 4000, dtype=torch.float64)
@@ -329,9 +331,9 @@ def test_hutchinson_s_estimate_is_right_on_average() -> None:
 
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(UsageError, match="noise"):
-        last(ddim(mixture(Straight()), Straight(), torch.zeros(1, 1), even(Straight(), 4), eta=0.5))
+        last(ddim(mixture(LinearPath()), LinearPath(), torch.zeros(1, 1), even(LinearPath(), 4), eta=0.5))
     with pytest.raises(UsageError, match="steps"):
-        even(Straight(), 0)
+        even(LinearPath(), 0)
     with pytest.raises(UsageError, match="steps"):
         karras(0)
     with pytest.raises(UsageError, match="two times"):
@@ -344,7 +346,7 @@ def test_ddim_agrees_with_diffusers() -> None:
         num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, clip_sample=False, set_alpha_to_one=True
     )
     scheduler.set_timesteps(20)
-    path, denoiser = Preserving(), mixture(Preserving())
+    path, denoiser = VPPath(), mixture(VPPath())
     x = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     # its step k is our time k + 1: alphas_cumprod begins with one step of noise
     whole = [int(k) + 1 for k in scheduler.timesteps]

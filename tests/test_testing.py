@@ -19,8 +19,8 @@ from mnistgen import (
     GenerativeModel,
     HasLatents,
     HasLikelihood,
-    HasPath,
     HasReconstruction,
+    HasTrajectory,
     Loss,
     Noise,
 )
@@ -44,7 +44,7 @@ class SmallConfig(BaseConfig):
     lr: float = 3e-3
 
 
-class Coder(GenerativeModel, HasLikelihood, HasLatents, HasPath):
+class Coder(GenerativeModel, HasLikelihood, HasLatents, HasTrajectory):
     """A conditional VAE of linear layers, with every optional ability."""
 
     Config = SmallConfig
@@ -78,7 +78,7 @@ class Coder(GenerativeModel, HasLikelihood, HasLatents, HasPath):
     def sample(self, y: Tensor, *, noise: Noise) -> Tensor:
         return self.decode(noise.normal(*self.latent_shape), y)
 
-    def sample_path(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
+    def sample_trajectory(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
         z = noise.normal(*self.latent_shape)
         for t in (0.0, 0.5, 1.0):
             yield self.decode(t * z, y)
@@ -131,7 +131,7 @@ class Duel(GenerativeModel):
         return self.generate(noise.normal(8), y)
 
 
-class Flow(GenerativeModel, HasPath):
+class Flow(GenerativeModel, HasTrajectory):
     """Flow matching without labels: a velocity field of linear layers."""
 
     Config = SmallConfig
@@ -148,14 +148,14 @@ class Flow(GenerativeModel, HasPath):
         x_t = torch.lerp(eps, x.flatten(1), t)
         yield Loss((self.velocity(torch.cat([x_t, t], 1)) - (x.flatten(1) - eps)).square().mean(), self)
 
-    def sample_path(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
+    def sample_trajectory(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
         x, steps = noise.normal(784), 10
         for step in range(steps):
             x = x + self.velocity(F.pad(x, (0, 1), value=step / steps)) / steps
             yield x.clamp(-1, 1).view(-1, 1, 28, 28)
 
     def sample(self, y: Tensor, *, noise: Noise) -> Tensor:
-        return list(self.sample_path(y, noise=noise))[-1]
+        return list(self.sample_trajectory(y, noise=noise))[-1]
 
 
 @pytest.mark.parametrize("cls", [Coder, Duel, Flow])
@@ -497,14 +497,14 @@ class WeightsAreNotLabels(Coder):
 class PathEndsElsewhere(Coder):
     """Stops half way."""
 
-    def sample_path(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
+    def sample_trajectory(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
         yield self.decode(0 * noise.normal(*self.latent_shape), y)
 
 
 class PathLeaks(Coder):
     """Yields images where gradients are on."""
 
-    def sample_path(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
+    def sample_trajectory(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
         with torch.enable_grad():
             yield self.sample(y, noise=noise)
 
@@ -530,7 +530,7 @@ class ShiftsLabels(Coder):
     def sample(self, y: Tensor, *, noise: Noise) -> Tensor:
         return super().sample((y + 1) % self.num_classes, noise=noise)
 
-    def sample_path(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
+    def sample_trajectory(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
         yield self.sample(y, noise=noise)
 
 
@@ -683,8 +683,8 @@ BROKEN = [
     (WrongLatentShape, "latents", "latent_shape"),
     (RandomCode, "latents", "another code each time"),
     (WeightsAreNotLabels, "codes", "one-hot"),
-    (PathEndsElsewhere, "the sampling path", "last frame"),
-    (PathLeaks, "the sampling path", "grad mode"),
+    (PathEndsElsewhere, "the sampling trajectory", "last frame"),
+    (PathLeaks, "the sampling trajectory", "grad mode"),
     (DoesNotLearn, "overfits", "the loss went from"),
     (IgnoresLabels, "labels", "chance is 10%"),
     (ShiftsLabels, "labels", "feed y"),
@@ -792,6 +792,6 @@ def test_abilities_are_named() -> None:
         "likelihood (lower bound, of pixels as probabilities)",
         "latent codes",
         "reconstruction",
-        "sampling path",
+        "sampling trajectory",
     ]
     assert abilities_of(Duel) == []

@@ -190,12 +190,12 @@ def test_fit_leaves_the_callers_random_state_alone() -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_with_its_name_and_the_weights_before_it() -> None:
-    class Exploding(Tiny):
+    class VEPath(Tiny):
         def losses(self, x, y):
             for loss in super().losses(x, y):
                 yield loss._replace(value=loss.value * (math.nan if int(self.seen) == 16 * 4 else 1.0))
 
-    model = make(cls=Exploding)
+    model = make(cls=VEPath)
     seen: list[dict[str, torch.Tensor]] = []
     with pytest.raises(TrainingError, match=r"Loss 'loss' is not finite at step 4"):
         seen.extend(weights(step.run.model) for step in fit(model, blobs(), steps=10))

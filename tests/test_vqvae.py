@@ -201,7 +201,7 @@ def test_impossible_sizes_are_refused(change: dict[str, object]) -> None:
         VQVAEConfig(**change)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("knob", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"guidance_scale": 0.9}])
-def test_impossible_knobs_are_refused(knob: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match=next(iter(knob))):
-        VQVAE(VQVAEConfig()).sample(torch.tensor([1]), noise=Noise(0, [0]), **knob)
+@pytest.mark.parametrize("option", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"guidance_scale": 0.9}])
+def test_impossible_knobs_are_refused(option: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(option))):
+        VQVAE(VQVAEConfig()).sample(torch.tensor([1]), noise=Noise(0, [0]), **option)

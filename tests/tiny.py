@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mnistgen import BaseConfig, Dataset, GenerativeModel, HasEditing, HasLatents, HasPath, Loss, Noise
+from mnistgen import BaseConfig, Dataset, GenerativeModel, HasEditing, HasLatents, HasTrajectory, Loss, Noise
 
 
 def blobs(n: int = 200, num_classes: int = 4, seed: int = 0, name: str = "blobs") -> Dataset:
@@ -83,14 +83,14 @@ class Tiny(GenerativeModel, HasLatents):
         return self.decode(temperature * noise.normal(*self.latent_shape), y)
 
 
-class Walker(Tiny, HasPath, HasEditing):
+class Walker(Tiny, HasTrajectory, HasEditing):
     """Comes to the image of its code in steps of equal length, and edits by its code's image."""
 
     def sample(self, y: Tensor, *, noise: Noise, steps: int = 4, bright: bool = False) -> Tensor:
-        *_, last = self.sample_path(y, noise=noise, steps=steps, bright=bright)
+        *_, last = self.sample_trajectory(y, noise=noise, steps=steps, bright=bright)
         return last
 
-    def sample_path(self, y: Tensor, *, noise: Noise, steps: int = 4, bright: bool = False) -> Iterator[Tensor]:
+    def sample_trajectory(self, y: Tensor, *, noise: Noise, steps: int = 4, bright: bool = False) -> Iterator[Tensor]:
         start, end = 2 * noise.uniform(1, 28, 28) - 1, self.decode(noise.normal(*self.latent_shape), y)
         for step in range(1, steps + 1):
             way = torch.lerp(start, end, step / steps)

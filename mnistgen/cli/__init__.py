@@ -23,8 +23,10 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("mnistgen.cli.train", "train a model on a dataset"),
-    "sample": Command("mnistgen.cli.sample", "draw labelled images from a trained model"),
-    "draw": Command("mnistgen.cli.draw", "other pictures of a model: interpolate, reconstruct, path, inpaint, ..."),
+    "sample": Command("mnistgen.cli.sample", "sample labelled images from a trained model"),
+    "draw": Command(
+        "mnistgen.cli.draw", "other pictures of a model: interpolate, reconstruct, trajectory, inpaint, ..."
+    ),
     "score": Command("mnistgen.cli.score", "score images against real ones, beside the best and worst value"),
     "augment": Command("mnistgen.cli.augment", "does synthetic data help to train a classifier?"),
     "evaluator": Command("mnistgen.cli.evaluator", "train or test a classifier of images"),

@@ -1,6 +1,8 @@
 """What the commands' flags have in common; a command's flags are the fields of a frozen dataclass."""
 
 import dataclasses
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -17,7 +19,7 @@ from tyro.constructors import (
 
 from mnistgen.errors import UsageError
 from mnistgen.limits import checked_seed
-from mnistgen.text import docstring
+from mnistgen.text import docstring, say
 
 if TYPE_CHECKING:
     from mnistgen.data.convert import ConversionKeywords
@@ -31,6 +33,7 @@ class Common:
     """The flags that every command has."""
 
     standard_output: ClassVar[tuple[str, ...]] = ()  # the flags for which `-` means standard output
+    former: ClassVar[dict[str, str]] = {}  # fields that had another name in the last version: former -> present
 
     seed: int = 0
     """Seed of everything that is random, from 0 to 9223372036854775807."""
@@ -71,12 +74,20 @@ class Reading(Common):
 
 
 def parse(
-    options: type[Options], arguments: list[str], *, prog: str, examples: str, default: Options | None = None
+    options: type[Options],
+    arguments: list[str],
+    *,
+    prog: str,
+    examples: str,
+    default: Options | None = None,
+    former: Mapping[str, str] | None = None,
 ) -> Options:
     """Parse `arguments` into the dataclass `options`. `--help` and wrong flags end in SystemExit (0 and 2).
 
-    `examples` are command lines, one a line, shown at the end of the help below the class's docstring.
+    `examples` are command lines, one per line, shown at the end of the help below the class's docstring. `former` are
+    fields that had another name in the last version, over those that `options` knows of itself.
     """
+    arguments = _renamed(arguments, {**getattr(options, "former", {}), **(former or {})})
     summary = docstring(options)
     description = f"{summary}\n\nexamples:\n" + "\n".join(f"  {line.strip()}" for line in examples.strip().split("\n"))
     parsed: Options = tyro.cli(
@@ -90,6 +101,20 @@ def parse(
     )  # type: ignore[assignment]
     _refuse_dash(parsed)
     return parsed
+
+
+def _renamed(arguments: list[str], former: Mapping[str, str]) -> list[str]:
+    """The arguments with the present names of flags; who gives a former one is told."""
+    renamed = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and name in former:
+            present = f"--{former[name].replace('_', '-')}"
+            say(f"note: {flag} is called {present} now; the former name will go.", sys.stderr)
+            argument = present + equals + value
+        renamed.append(argument)
+    return renamed
 
 
 def _refuse_dash(options: Any) -> None:

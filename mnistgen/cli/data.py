@@ -46,7 +46,7 @@ class ShowOptions(Reading):
     split: Literal["train", "validation", "test", "all"] = "train"
     """Which images; all: every part together."""
     out: Path | None = None
-    """A .png for the picture: random images, one column a class; --seed draws others. Of photographs, the steps."""
+    """A .png for the picture: random images, one column per class; --seed takes others. Of photographs, the steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def _show(options: ShowOptions) -> int:
 
 def _facts(dataset: Dataset, options: ShowOptions) -> Table:
     counts = pixel_counts(dataset.images)
-    mean, std = moments(counts)
+    mean, std = mean_and_std(counts)
     there = counts.nonzero().flatten()
     labels = "without labels" if dataset.labels is None else f"labels {tuple(dataset.labels.shape)} int64"
     table = Table.grid(padding=(0, 2))
@@ -195,7 +195,7 @@ def pixel_counts(images: Tensor) -> Tensor:
     return counts
 
 
-def moments(counts: Tensor) -> tuple[float, float]:
+def mean_and_std(counts: Tensor) -> tuple[float, float]:
     """Mean and standard deviation of the pixels, from how often each value occurs."""
     values = torch.arange(256, dtype=torch.float64)
     p = counts.double() / counts.sum()

@@ -1,6 +1,7 @@
 """`mnistgen draw VERB CHECKPOINT`: the pictures of a model other than a grid, each a verb with its own few flags."""
 
 import dataclasses
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,12 @@ import tyro
 
 from mnistgen.checkpoint import find, hidden, load, read_checkpoint
 from mnistgen.cli.arguments import Common, Reading, parse
-from mnistgen.cli.sample import parse_with_knobs, write_picture
+from mnistgen.cli.sample import parse_with_sampling_options, write_picture
 from mnistgen.cli.sample_pictures import SampleOptions
 from mnistgen.console import notes
 from mnistgen.errors import UsageError, suggestion
 from mnistgen.sampling import BATCH
-from mnistgen.text import docstring
+from mnistgen.text import docstring, say
 from mnistgen.training import resolve_device
 
 
@@ -36,7 +37,7 @@ class Verb(Common, ABC):
     scale: int = 2
     """Screen pixels for each pixel of an image."""
     batch_size: int = BATCH
-    """Images drawn at a time; it changes the speed and not the images."""
+    """Images sampled at a time; it changes the speed and not the images."""
     quiet: bool = False
     """No progress and no picture in the terminal."""
 
@@ -76,7 +77,7 @@ class Interpolate(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class Between(OfData):
-    """Interpolate in latent space from one image of a dataset to another, a row for each two."""
+    """Interpolate in latent space from one image of a dataset to another, one row per pair."""
 
     places: Annotated[tuple[tuple[int, int], ...], tyro.conf.Positional]
     """The numbers of the images, two by two."""
@@ -87,7 +88,7 @@ class Between(OfData):
 
 @dataclass(frozen=True, kw_only=True)
 class Traverse(Verb):
-    """Vary one latent coordinate a row, for the first of --digits; or one coordinate, for each of them."""
+    """Vary one latent coordinate per row, for the first of --digits; or one coordinate, for each of them."""
 
     coordinate: int | None = None
     """This coordinate alone, and a row for each of --digits."""
@@ -114,15 +115,15 @@ class Reconstruct(OfData):
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory(Verb):
-    """The way from noise to image, one row per image; with --out path.gif, moving."""
+    """The sampling trajectory, from noise to image, one row per image; with --out trajectory.gif, moving."""
 
     def asked(self) -> dict[str, Any]:
-        return {"path": True}
+        return {"trajectory": True}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Verb):
-    """The same noise with each value of one of the model's sampling options, one row per class."""
+    """One fixed latent with each value of one of the model's sampling options, one row per class."""
 
     option: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OPTION")]
     """The sampling option, such as steps."""
@@ -134,11 +135,11 @@ class Sweep(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SameNoise(Verb):
-    """The same noise for each class: one row per noise, one column per class."""
+class FixedLatent(Verb):
+    """One fixed latent for each class: one row per latent, one column per class."""
 
     def asked(self) -> dict[str, Any]:
-        return {"same_noise": True}
+        return {"fixed_latent": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,12 +170,13 @@ VERBS: dict[str, tuple[type[Verb], str]] = {
     "traverse": (Traverse, "vae --digits 5"),
     "manifold": (Manifold, "vae-2d"),
     "reconstruct": (Reconstruct, "vqvae"),
-    "path": (Trajectory, "flow --out path.gif"),
+    "trajectory": (Trajectory, "flow --out trajectory.gif"),
     "sweep": (Sweep, "flow steps 1 2 4 8"),
-    "same-noise": (SameNoise, "wgan_gp"),
+    "fixed-latent": (FixedLatent, "wgan_gp"),
     "inpaint": (Inpaint, "flow --part top"),
     "vary": (Vary, "flow --strength 0.5 0.9"),
 }
+FORMER = {"same-noise": "fixed-latent", "path": "trajectory"}  # verbs of the last version, and what they are called now
 
 
 def run(arguments: list[str], prog: str) -> int:
@@ -182,6 +184,9 @@ def run(arguments: list[str], prog: str) -> int:
         print(usage(prog))
         return 0 if arguments else 2
     verb, *rest = arguments
+    if verb in FORMER:
+        say(f"note: draw {verb} is called draw {FORMER[verb]} now; the former name will go.", sys.stderr)
+        verb = FORMER[verb]
     if verb not in VERBS:
         raise UsageError(f"There is no verb {verb!r}. {suggestion(verb, VERBS)}")
     kind, example = VERBS[verb]
@@ -192,9 +197,9 @@ def run(arguments: list[str], prog: str) -> int:
     path = find(rest[0])
     notes(filter(None, [hidden(rest[0])]))
     model, about = load(path), read_checkpoint(path)
-    given, knobs = parse_with_knobs(kind, model, rest, prog, examples)
+    given, sampling = parse_with_sampling_options(kind, model, rest, prog, examples)
     model.to(resolve_device(given.device))
-    write_picture(model, about, given.options(), knobs, path, ["draw", *arguments])
+    write_picture(model, about, given.options(), sampling, path, ["draw", *arguments])
     return 0
 
 
@@ -204,7 +209,7 @@ def usage(prog: str) -> str:
     examples = "\n".join(f"  {prog} {name} {example}" for name, (_, example) in VERBS.items())
     return f"""usage: {prog} VERB CHECKPOINT ...
 
-Pictures of what a model does; `mnistgen sample` draws grids, and data in bulk.
+Pictures of what a model does; `mnistgen sample` makes grids, and data in bulk.
 
 verbs:
 {verbs}

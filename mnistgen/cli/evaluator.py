@@ -14,7 +14,7 @@ from rich.table import Table
 from mnistgen.checkpoint import WEIGHTS, find, read_checkpoint
 from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.run_folder import LOG
-from mnistgen.cli.training import Files, Outcome, TrainOptions, train
+from mnistgen.cli.training import Outcome, RunWriter, TrainOptions, train
 from mnistgen.console import duration, notes, out, show
 from mnistgen.data import DIGITS, Dataset, available_splits, load_data
 from mnistgen.errors import CheckpointError, UsageError, suggestion
@@ -114,10 +114,10 @@ def _train_command(arguments: list[str], prog: str) -> int:
     name, *flags = arguments
     cls = classifier_class(name)
     with process_group() as rank:
-        return train(_ClassifierFiles, name, cls, flags, f"{prog} {name}", rank)
+        return train(_ClassifierWriter, name, cls, flags, f"{prog} {name}", rank)
 
 
-class _ClassifierFiles(Files):
+class _ClassifierWriter(RunWriter):
     """The checkpoint of a classifier, and its curves."""
 
     Options = ClassifierOptions
@@ -129,7 +129,7 @@ class _ClassifierFiles(Files):
     def way_on(cls, name: str, path: Path) -> str:  # noqa: ARG003
         return "Start anew with --overwrite."
 
-    def drawings(self, validation: Dataset | None) -> dict[str, Callable[[Path], None]]:  # noqa: ARG002
+    def plots(self, validation: Dataset | None) -> dict[str, Callable[[Path], None]]:  # noqa: ARG002
         title = f"{self.name} on {self.train.name}"
         return {"curves.png": lambda path: curves(self.folder.path / LOG, path, title)}
 
@@ -276,7 +276,7 @@ def draw_confusion(result: Evaluation, data: Dataset, path: Path, title: str) ->
 
 
 def draw_errors(result: Evaluation, data: Dataset, path: Path, title: str) -> None:
-    """The misclassified images, the most confidently wrong first: what each is, what it was taken for, how surely."""
+    """Draw the misclassified images, the most confidently wrong first, with true and predicted class and confidence."""
     from matplotlib.figure import Figure
 
     wrong = result.misclassified[:SHOWN_ERRORS].tolist()
@@ -288,10 +288,10 @@ def draw_errors(result: Evaluation, data: Dataset, path: Path, title: str) -> No
     for axes in panels:
         axes.set_axis_off()
     for axes, index in zip(panels, wrong, strict=False):
-        taken = int(result.predictions[index])
+        predicted = int(result.predictions[index])
         axes.imshow(data.images[index, 0].cpu().numpy(), cmap="gray", vmin=0, vmax=255)
-        sure = float(result.probabilities[index, taken])
-        axes.set_title(f"{names[int(data.y[index])]} as {names[taken]}\n{sure:.0%}, no. {index}", fontsize=6)
+        sure = float(result.probabilities[index, predicted])
+        axes.set_title(f"{names[int(data.y[index])]} as {names[predicted]}\n{sure:.0%}, no. {index}", fontsize=6)
     more = len(result.misclassified) - len(wrong)
     figure.suptitle(f"{title}: misclassified{f', {more} more not shown' if more else ''}", fontsize=8)
     with atomic_file(path) as temporary:

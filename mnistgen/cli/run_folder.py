@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from mnistgen.checkpoint import WEIGHTS, read_checkpoint
 from mnistgen.errors import CheckpointError, DamagedRunError, MnistgenError, UsageError
 from mnistgen.files import atomic_file, clear_leftovers
-from mnistgen.report import read_log
+from mnistgen.report import checked, read_log
 
 STATE = "resume.pt"
 LOG = "log.jsonl"
@@ -231,11 +231,11 @@ def _names_without_manifest(folder: Path) -> set[str]:
             return {WEIGHTS}
         return set()
     names = {name for name in _CORE if (folder / name).is_file()}
-    looks = {record["step"] for record in read_log(folder / LOG) if "watch" in record}
+    checks = {record["step"] for record in read_log(folder / LOG) if checked(record) is not None}
     every = options.get("keep_every")
     for name in _numbered(folder):
         step = _step(name)
-        if step in looks if name.startswith(_FRAMES) else isinstance(every, int) and every > 0 and step % every == 0:
+        if step in checks if name.startswith(_FRAMES) else isinstance(every, int) and every > 0 and step % every == 0:
             names.add(name)
     if isinstance(options.get("samples"), str):
         pictures = [Path(options["samples"]) / name for name in PICTURES]

@@ -32,7 +32,7 @@ mnistgen sample vae-mnist --digits 0-9 --per-digit 10 --seed 0 --out grid.png
 mnistgen sample vae-mnist --digits 2026 --out year.png             those digits in a row
 mnistgen sample vae-mnist --count 1000 --out digits.npz            labelled data
 mnistgen sample vae-mnist --count 1000 --out digits/               a folder of PNGs by class
-mnistgen draw --help                                               other pictures: interpolations, paths, edits, ...
+mnistgen draw --help                                               interpolations, trajectories, edits, ...
 """
 
 
@@ -44,7 +44,7 @@ def run(arguments: list[str], prog: str) -> int:
     path = find(arguments[0])
     notes(filter(None, [hidden(arguments[0])]))
     model, about = load(path), read_checkpoint(path)
-    options, knobs = parse_with_knobs(SampleOptions, model, arguments, prog, EXAMPLES)
+    options, sampling = parse_with_sampling_options(SampleOptions, model, arguments, prog, EXAMPLES)
     model.to(resolve_device(options.device))
     if options.count is not None and not (options.out is not None and options.out.suffix == ".png"):
         name, home = _home(path)
@@ -52,12 +52,12 @@ def run(arguments: list[str], prog: str) -> int:
         if options.format in ("png", "idx"):
             default = default.with_suffix("")
         provenance = _provenance(about, options, ["sample", *arguments])
-        write_bulk(model, about, options, knobs, name=name, default=default, provenance=provenance)
+        write_bulk(model, about, options, sampling, name=name, default=default, provenance=provenance)
         return 0
     if flags := options.pictures:
         verb = flags[0].removeprefix("--")
         print(f"sample {flags[0]} will go: `mnistgen draw {verb}` draws the same, see its --help.", file=sys.stderr)
-    write_picture(model, about, options, knobs, path, ["sample", *arguments])
+    write_picture(model, about, options, sampling, path, ["sample", *arguments])
     return 0
 
 
@@ -65,19 +65,19 @@ def write_picture(
     model: GenerativeModel,
     about: Checkpoint,
     options: SampleOptions,
-    knobs: dict[str, Any],
+    sampling: dict[str, Any],
     path: Path,
     command: list[str],
 ) -> None:
     """Draw the picture of the options, write it, and show it where a terminal can; `path` is the checkpoint's."""
     ending = options.out.suffix if options.out is not None else ".png"
-    moving = options.path and ending == ".gif"
+    moving = options.trajectory and ending == ".gif"
     if ending != ".png" and not moving:
-        moves = ", or a .gif of a path" if ending == ".gif" else ""
+        moves = ", or a .gif of a trajectory" if ending == ".gif" else ""
         raise UsageError(
             f"--out {options.out}: a picture is a .png{moves}; for data in a folder or an .npz give `sample` --count."
         )
-    picture = draw_picture(model, about, options, knobs, moving=moving)
+    picture = draw_picture(model, about, options, sampling, moving=moving)
     target = options.out or _home(path)[1] / f"{picture.name}.png"
     frames, provenance = rendered(picture, options), _provenance(about, options, command)
     if moving:
@@ -110,28 +110,28 @@ def _place(grid: Tensor, page: Tensor, scale: int) -> str:
     return f"{right - scale * width} {bottom - scale * height} {right} {bottom}"
 
 
-def parse_with_knobs(
+def parse_with_sampling_options(
     kind: type[Flags], model: GenerativeModel, arguments: list[str], prog: str, examples: str
 ) -> tuple[Flags, dict[str, Any]]:
-    """The host's flags, and the model's own sampling knobs: the keyword-only parameters of its `sample`."""
+    """The host's flags, and the model's own sampling options: the keyword-only parameters of its `sample`."""
     parameters = inspect.signature(model.sample, eval_str=True).parameters.values()
-    words = knob_help(type(model))
-    knobs = [
+    words = option_help(type(model))
+    sampling = [
         (p.name, p.annotation, field(default=p.default, metadata={"help": words.get(p.name)}))
         for p in parameters
         if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
     ]
-    clash = {name for name, *_ in knobs} & {f.name for f in dataclasses.fields(kind)}
+    clash = {name for name, *_ in sampling} & {f.name for f in dataclasses.fields(kind)}
     if clash:
-        raise UsageError(f"{type(model).__name__}.sample has a knob {clash.pop()!r}, which is a flag of `{prog}`.")
-    together = dataclasses.make_dataclass("Sample", knobs, bases=(kind,), frozen=True, kw_only=True)
+        raise UsageError(f"{type(model).__name__}.sample has an option {clash.pop()!r}, which is a flag of `{prog}`.")
+    together = dataclasses.make_dataclass("Sample", sampling, bases=(kind,), frozen=True, kw_only=True)
     together.__doc__ = docstring(kind)
-    options: Any = parse(together, arguments, prog=prog, examples=examples)
-    return options, {name: getattr(options, name) for name, *_ in knobs}
+    options: Any = parse(together, arguments, prog=prog, examples=examples, former=model.former_options)
+    return options, {name: getattr(options, name) for name, *_ in sampling}
 
 
-def knob_help(cls: type[GenerativeModel]) -> dict[str, str]:
-    """What the docstring of `sample` says of each knob ("Args:" and the like); a subclass need not say it again."""
+def option_help(cls: type[GenerativeModel]) -> dict[str, str]:
+    """Read what the docstring of `sample` says of each option ("Args:" and the like); a subclass need not repeat it."""
     words: dict[str, str] = {}
     for base in cls.__mro__:
         text = getattr(vars(base).get("sample"), "__doc__", None)

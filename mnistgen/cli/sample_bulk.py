@@ -24,7 +24,7 @@ def write_bulk(
     model: GenerativeModel,
     about: Checkpoint,
     options: SampleOptions,
-    knobs: dict[str, Any],
+    sampling: dict[str, Any],
     *,
     name: str,
     default: Path,
@@ -45,7 +45,7 @@ def write_bulk(
             for piece in pieces():
                 y = labels(piece.start, piece.stop)
                 yield from sample_batches(
-                    model, y, seed=options.seed, batch_size=size, first=piece.start, **knobs
+                    model, y, seed=options.seed, batch_size=size, first=piece.start, **sampling
                 )  # fmt: skip
                 display.update(piece.stop / count, f"{piece.stop} images", last=piece.stop == count)
 

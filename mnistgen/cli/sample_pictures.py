@@ -1,11 +1,11 @@
-"""The pictures that `mnistgen sample` draws, and its flags."""
+"""The pictures of `mnistgen sample` and `mnistgen draw`, and the flags of `sample`."""
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import tyro
@@ -25,6 +25,7 @@ from mnistgen.sampling import (
     coder_of,
     editor_of,
     evenly,
+    fixed_latent,
     grid,
     inpaint,
     interpolate,
@@ -34,25 +35,25 @@ from mnistgen.sampling import (
     reconstructor_of,
     region,
     require_pixels,
-    same_noise,
     sample_batches,
-    sample_path,
+    sample_trajectory,
     sweep,
     traverse,
     traverse_coordinate,
     vary,
 )
-from mnistgen.sampling.draw import known_classes
+from mnistgen.sampling.sampler import known_classes
 
-COLUMNS = 12  # moments of a path that stand side by side
+COLUMNS = 12  # steps of a trajectory that stand side by side
 MASKED = 80  # the grey of what is to be inpainted
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions(Reading):
-    """Draw labelled images from a trained model: a picture (.png), or data in bulk with --count."""
+    """Sample labelled images from a trained model: a picture (.png), or data in bulk with --count."""
 
     standard_output = ("out",)
+    former: ClassVar[dict[str, str]] = {"same_noise": "fixed_latent", "path": "trajectory"}
 
     source: Annotated[str, tyro.conf.Positional]
     """A checkpoint: a name under checkpoints/, a folder or a .safetensors file; mnistgen:NAME is the one that ships."""
@@ -62,35 +63,35 @@ class SampleOptions(Reading):
     per_digit: int | None = None
     """Images of each class; default: 10, or one row of digits run together; fewer where rows mean something else."""
     count: int | None = None
-    """This many images in all, as data: drawn and written piece by piece, so that they need not fit into memory."""
+    """This many images in all, as data: sampled and written piece by piece, so that they need not fit into memory."""
     class_counts: Literal["auto", "equal", "test"] = "auto"
     """With --count. equal: the classes in turn; test: in the proportions of the test set of the checkpoint's dataset,
     which a score compares with; auto: test where --count is the size of that set and no --digits are given, else
     equal."""
     out: Path | None = None
-    """A .png, or with --path a .gif; with --count a new folder, an .npz, a .csv, or - for standard output. Default:
-    samples/CHECKPOINT/."""
+    """A .png, or with --trajectory a .gif; with --count a new folder, an .npz, a .csv, or - for standard output.
+    Default: samples/CHECKPOINT/."""
     format: Literal["npz", "csv", "png", "idx"] | None = None
     """With --count: the form of the data; default: by the ending of --out. png: a folder of pictures by class; idx: a
     folder of two files as MNIST has."""
     interpolate: tuple[int, int] | None = None
     """Interpolate in latent space from one class to another, eight rows of ten."""
     between: tuple[tuple[int, int], ...] = ()
-    """Walk from one image of --data to another, given by their numbers in it; a row for each two."""
+    """Interpolate from one image of --data to another, given by their numbers in it; one row per pair."""
     traverse: bool = False
-    """Vary one latent coordinate a row, for the first of --digits."""
+    """Vary one latent coordinate per row, for the first of --digits."""
     coordinate: int | None = None
     """With --traverse: this coordinate alone, and a row for each of --digits."""
     manifold: bool = False
     """All codes of a model of two latent coordinates, for the first of --digits."""
     reconstruct: bool = False
     """The first images of each of --digits in --data, one column per class, each above its reconstruction."""
-    path: bool = False
-    """The way from noise to digit: a row an image, twelve moments of it; to a .gif, every moment in turn."""
+    trajectory: bool = False
+    """The sampling trajectory, from noise to digit: one row per image, twelve steps of it; to a .gif, every step."""
     sweep: tuple[str, ...] = ()
-    """A knob of the model and its values, steps 1 2 4 8: the same noise with each of them, a row for each digit."""
-    same_noise: bool = False
-    """The same noise for each of --digits: one row per noise, one column per class."""
+    """A sampling option of the model and its values, steps 1 2 4 8: one fixed latent with each, one row per digit."""
+    fixed_latent: bool = False
+    """One fixed latent for each of --digits: one row per latent, one column per class."""
     inpaint: Literal["left", "right", "top", "bottom", "centre"] | None = None
     """This part of the first image of each of --digits in --data, inpainted, below the image; one column per class."""
     vary: tuple[float, ...] = ()
@@ -104,7 +105,7 @@ class SampleOptions(Reading):
     scale: int = 2
     """Screen pixels for each pixel of a picture."""
     batch_size: int = BATCH
-    """Images drawn at a time; it changes the speed and not the images."""
+    """Images sampled at a time; it changes the speed and not the images."""
     quiet: bool = False
     """No progress and no picture in the terminal."""
 
@@ -136,9 +137,9 @@ class SampleOptions(Reading):
             "--traverse": self.traverse,
             "--manifold": self.manifold,
             "--reconstruct": self.reconstruct,
-            "--path": self.path,
+            "--trajectory": self.trajectory,
             "--sweep": bool(self.sweep),
-            "--same-noise": self.same_noise,
+            "--fixed-latent": self.fixed_latent,
             "--inpaint": self.inpaint is not None,
             "--vary": bool(self.vary),
         }
@@ -156,7 +157,7 @@ class Picture(NamedTuple):
 
 
 def draw_picture(
-    model: GenerativeModel, about: Checkpoint, options: SampleOptions, knobs: dict[str, Any], *, moving: bool
+    model: GenerativeModel, about: Checkpoint, options: SampleOptions, sampling: dict[str, Any], *, moving: bool
 ) -> Picture:
     """The picture that the options ask for; `moving`: as frames, where there are any."""
     seed = options.seed
@@ -164,8 +165,8 @@ def draw_picture(
     least = options.count or len(digits) * (options.per_digit or 1)  # images, at least
     require_pixels(least * math.prod(IMAGE_SHAPE), options.scale)
     named = [model.class_name(digit) if model.trained_classes else "" for digit in digits]
-    if options.path:
-        return _path(model, digits, named, in_a_row, options, knobs, moving)
+    if options.trajectory:
+        return _trajectory(model, digits, named, in_a_row, options, sampling, moving)
     if options.interpolate is not None:
         return _interpolate(model, options.interpolate, seed)
     if options.between:
@@ -189,15 +190,15 @@ def draw_picture(
         title = f"each coordinate of the code of a {named[0]}, in standard deviations"
         return _still(images, f"traverse-{digits[0]}-seed{seed}", rows, values, title)
     if options.sweep:
-        knob, settings = _values(options.sweep, knobs)
-        images = sweep(model, digits, knob, settings, seed=seed, batch_size=options.batch_size, **knobs)
-        return _still(images, f"sweep-{knob}-seed{seed}", named, [f"{setting}" for setting in settings], knob)
-    if options.same_noise:
-        images = same_noise(model, digits, rows=options.per_digit or 8, seed=seed, **knobs)
-        rows = [f"noise {row}" for row in range(options.per_digit or 8)]
-        return _still(images, f"same-noise-seed{seed}", rows, named)
+        option, settings = _values(options.sweep, sampling, model)
+        images = sweep(model, digits, option, settings, seed=seed, batch_size=options.batch_size, **sampling)
+        return _still(images, f"sweep-{option}-seed{seed}", named, [f"{setting}" for setting in settings], option)
+    if options.fixed_latent:
+        images = fixed_latent(model, digits, rows=options.per_digit or 8, seed=seed, **sampling)
+        rows = [f"latent {row}" for row in range(options.per_digit or 8)]
+        return _still(images, f"fixed-latent-seed{seed}", rows, named)
     labels, columns = _rows(digits, in_a_row, options)
-    images = draw(model, labels, options, knobs)
+    images = sample_images(model, labels, options, sampling)
     by_class = options.count is None and not in_a_row and bool(model.class_names)
     return Picture([grid(images, columns)], f"grid-seed{seed}", _words(named) if by_class else [])
 
@@ -217,13 +218,13 @@ def rendered(picture: Picture, options: SampleOptions) -> list[Tensor]:
     ]
 
 
-def draw(model: GenerativeModel, labels: Tensor, options: SampleOptions, knobs: dict[str, Any]) -> Tensor:
-    """An image for each label, with a progress line where it takes a while."""
+def sample_images(model: GenerativeModel, labels: Tensor, options: SampleOptions, sampling: dict[str, Any]) -> Tensor:
+    """Sample an image for each label, with a progress line where it takes a while."""
     display = Display("sample", quiet=options.quiet or len(labels) <= 1000)
     batches: list[Tensor] = []
     done = 0
     with display.live():
-        for batch in sample_batches(model, labels, seed=options.seed, batch_size=options.batch_size, **knobs):
+        for batch in sample_batches(model, labels, seed=options.seed, batch_size=options.batch_size, **sampling):
             batches.append(batch)
             done += len(batch)
             display.update(done / len(labels), f"{done} images", last=done == len(labels))
@@ -305,24 +306,26 @@ def _rows(digits: list[int], in_a_row: bool, options: SampleOptions) -> tuple[Te
     return torch.tensor(digits).repeat_interleave(columns), columns
 
 
-def _path(
+def _trajectory(
     model: GenerativeModel,
     digits: list[int],
     named: list[str],
     in_a_row: bool,
     options: SampleOptions,
-    knobs: dict[str, Any],
+    sampling: dict[str, Any],
     moving: bool,
 ) -> Picture:
-    """A strip of moments for each image, or a grid for each moment."""
-    name = f"path-seed{options.seed}"
+    """A strip of steps for each image, or a grid for each step."""
+    name = f"trajectory-seed{options.seed}"
     labels, columns = torch.tensor(digits).repeat_interleave(options.per_digit or 1), 0
     if moving:
         labels, columns = _rows(digits, in_a_row, options)
-    steps = sample_path(model, labels, seed=options.seed, **knobs)
+    steps = sample_trajectory(model, labels, seed=options.seed, **sampling)
     if len(steps) < 2:
-        more = "; --steps 8 takes more" if "steps" in knobs else ""
-        raise UsageError(f"{type(model).__name__} goes from noise to image in one step, so there is no path{more}.")
+        more = "; --steps 8 takes more" if "steps" in sampling else ""
+        raise UsageError(
+            f"{type(model).__name__} goes from noise to image in one step, so there is no trajectory{more}."
+        )
     if moving:
         titles = [f"step {step} of {len(steps)}" for step in range(1, len(steps) + 1)]
         return Picture([grid(images, columns) for images in steps], name, titles=titles)
@@ -332,22 +335,23 @@ def _path(
     return _still(images, name, rows, [str(place + 1) for place in places], f"after each step, of {len(steps)}")
 
 
-def _values(given: tuple[str, ...], knobs: dict[str, Any]) -> tuple[str, list[Any]]:
-    """The knob of `--sweep`, and its values as the knob has them."""
+def _values(given: tuple[str, ...], sampling: dict[str, Any], model: GenerativeModel) -> tuple[str, list[Any]]:
+    """The sampling option of `--sweep`, and its values, of its type."""
     name, *texts = given
-    knob = name.replace("-", "_")
-    if knob not in knobs:
-        there = f"it has {', '.join(knobs)}" if knobs else "it has none"
-        raise UsageError(f"--sweep {name}: this model has no such knob; {there}.")
-    kind = type(knobs[knob])
+    option = name.replace("-", "_")
+    option = model.former_options.get(option, option)
+    if option not in sampling:
+        there = f"it has {', '.join(sampling)}" if sampling else "it has none"
+        raise UsageError(f"--sweep {name}: this model has no such sampling option; {there}.")
+    kind = type(sampling[option])
     try:
-        return knob, [{"True": True, "False": False}[text] if kind is bool else kind(text) for text in texts]
+        return option, [{"True": True, "False": False}[text] if kind is bool else kind(text) for text in texts]
     except (KeyError, ValueError) as error:
         raise UsageError(f"--sweep {name}: {error} is not of the kind {kind.__name__}.") from error
 
 
 def _between(model: GenerativeModel, about: Checkpoint, options: SampleOptions) -> Picture:
-    """A row for each two images: the first, ten decoded ones on the way, the other."""
+    """One row per pair of images: the first, ten decoded ones between, the other."""
     coder_of(model)  # before anything is downloaded
     data = _originals(model, about, options)
     for place in (place for pair in options.between for place in pair):
@@ -419,7 +423,7 @@ def _originals(model: GenerativeModel, about: Checkpoint, options: SampleOptions
 
 
 def _first(data: Dataset, digits: list[int], rows: int) -> Tensor:
-    """The places of the first images of each class, `rows` rows of one image a class, (rows * len(digits),)."""
+    """The places of the first images of each class, `rows` rows of one image per class, (rows * len(digits),)."""
     if data.labels is None:
         if len(data) < rows * len(digits):
             raise UsageError(f"{data.name} ({data.split}) has {len(data)} images, and {rows * len(digits)} are needed.")

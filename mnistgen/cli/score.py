@@ -34,7 +34,7 @@ from mnistgen.scoring.reference import Reference
 from mnistgen.scoring.result import JUDGES
 from mnistgen.scoring.scale import FLOOR
 from mnistgen.scoring.scorer import UNLIKE
-from mnistgen.scoring.sources import dataset_of, sampling_options
+from mnistgen.scoring.sources import dataset_of, options_of
 from mnistgen.training import resolve_device
 
 STANDARD_OUTPUT = Path("-")
@@ -62,9 +62,9 @@ class ScoreOptions(Reading):
     """Classes that both sides keep to, by number or name, such as 3,8. Default: for a checkpoint those that it was
     trained on, and all for images."""
     n: int = N
-    """Images to draw, or to take of those there are; only equal numbers compare."""
-    knob: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """A sampling knob of the models, such as temperature=0.9; once for each."""
+    """Images to sample, or to take of those there are; only equal numbers compare."""
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """A sampling option of the models, such as temperature=0.9; once for each."""
     two_sample: bool = False
     """Also train a small CNN to tell the samples from real images (four trainings)."""
     cas: bool = False
@@ -80,7 +80,7 @@ class ScoreOptions(Reading):
     out: Path | None = None
     """Folder of the pictures; default: samples/score-NAME."""
     batch_size: int = BATCH
-    """Images drawn at a time; it changes the speed and not the images."""
+    """Images sampled at a time; it changes the speed and not the images."""
     quiet: bool = False
     """No progress and no picture in the terminal."""
 
@@ -100,7 +100,7 @@ mnistgen score checkpoints/mine other-mnist           several: a table, best fir
 mnistgen score digits.npz folder/ mnist:train         images on disk; a split of a dataset
 mnistgen score digits.npz --against scans/            one set of digits against another
 mnistgen score vae-mnist --n 1000 --seed 1 --json score.json
-mnistgen score vae-mnist --knob temperature=0.9
+mnistgen score vae-mnist --option temperature=0.9
 mnistgen score vae-mnist --two-sample --cas           train classifiers as judges, too
 """
 
@@ -117,7 +117,7 @@ class Line(NamedTuple):
 
 LINES = (
     Line("FID", "fid.A.penultimate", ".4g", "FID"),
-    Line("  earlier layer", "fid.A.early", ".4g", "early"),
+    Line("  intermediate layer", "fid.A.early", ".4g", "early"),
     Line("  by evaluator B", "fid.B.penultimate", ".4g"),
     Line("  classes reweighted", "reweighted_fid.A.penultimate", ".4g"),
     Line("  worst class", "class_fid.worst", ".4g", "worst class"),
@@ -125,12 +125,12 @@ LINES = (
     Line("  over the real variance", "relative_fid.A.penultimate", ".2g"),
     Line("  at infinite n", "fid_infinity.A.penultimate", ".4g"),
     Line("KID", "kid.A.penultimate", ".3g", "KID"),
-    Line("  earlier layer", "kid.A.early", ".3g"),
+    Line("  intermediate layer", "kid.A.early", ".3g"),
     Line("precision", "precision.A.penultimate", ".3f", "precision"),
     Line("recall", "recall.A.penultimate", ".3f", "recall"),
     Line("density", "density.A.penultimate", ".3f", "density"),
     Line("coverage", "coverage.A.penultimate", ".3f", "coverage"),
-    Line("  earlier layer", "coverage.A.early", ".3f"),
+    Line("  intermediate layer", "coverage.A.early", ".3f"),
     Line("label agreement", "label_agreement", ".2%", "labels"),
     Line("mean confidence", "mean_confidence", ".2%"),
     Line("authentic", "authentic", ".1%", "authentic", beside="authentic_real"),
@@ -153,7 +153,7 @@ def run(arguments: list[str], prog: str) -> int:
         for source in options.sources
     ]
     notes(note for source in sources if isinstance(source, ImageSource) for note in source.notes)
-    sources = [_turned(source, options.knob) for source in _named(sources)]
+    sources = [_with_options(source, options.option) for source in _named(sources)]
     against = None
     if options.against:
         against = open_source(
@@ -197,41 +197,42 @@ def _tell(scores: list[Score], options: ScoreOptions, command: str) -> None:
 
 def _named(sources: list[Source]) -> list[Source]:
     """Two sources of one name would share a folder and a line: the later ones get a number."""
-    seen: dict[str, int] = {}
+    times: dict[str, int] = {}
     for source in sources:
-        count = seen[source.name] = seen.get(source.name, 0) + 1
+        count = times[source.name] = times.get(source.name, 0) + 1
         if count > 1:
             source.name = f"{source.name}-{count}"
     return sources
 
 
-def _turned(source: Source, knobs: tuple[str, ...]) -> Source:
-    """A model with its sampling knobs set; each value is read as what the knob's default is."""
-    if not knobs:
+def _with_options(source: Source, sampling: tuple[str, ...]) -> Source:
+    """Set the sampling options of a model; each value is read as the type of the option's default."""
+    if not sampling:
         return source
     if not isinstance(source, ModelSource):
-        raise UsageError(f"--knob: {source.name} is no model, and has no knobs.")
-    defaults = sampling_options(source.model)
-    for knob in knobs:
-        name, equals, text = knob.partition("=")
+        raise UsageError(f"--option: {source.name} is no model, and has no sampling options.")
+    defaults = options_of(source.model)
+    for given in sampling:
+        name, equals, text = given.partition("=")
         if not equals:
-            raise UsageError(f"--knob {knob}: write NAME=VALUE.")
+            raise UsageError(f"--option {given}: write NAME=VALUE.")
+        name = source.model.former_options.get(name, name)
         if name not in defaults:
-            raise UsageError(f"{source.name} has no knob {name!r}. {suggestion(name, defaults)}")
-        source.knobs[name] = _value(name, text, defaults[name])
+            raise UsageError(f"{source.name} has no sampling option {name!r}. {suggestion(name, defaults)}")
+        source.sampling_options[name] = _value(name, text, defaults[name])
     return source
 
 
 def _value(name: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
-            raise UsageError(f"--knob {name}={text}: it is true or false.")
+            raise UsageError(f"--option {name}={text}: it is true or false.")
         return text.lower() == "true"
     kind = type(default) if isinstance(default, int | float) else str
     try:
         return kind(text)
     except ValueError:
-        raise UsageError(f"--knob {name}={text}: it is a number, such as {default}.") from None
+        raise UsageError(f"--option {name}={text}: it is a number, such as {default}.") from None
 
 
 def _score(scorer: Scorer, source: Source, options: ScoreOptions) -> Score:
@@ -313,30 +314,30 @@ def _print_labels(score: Score) -> None:
     """What the evaluator saw: how often each class, and which it took for which."""
     labels = score.details["labels"]
     console = out()
-    counts = ", ".join(f"{score.class_name(label)}: {count}" for label, count in enumerate(labels["seen"]))
-    console.print(f"seen        {counts}", markup=False)
+    counts = ", ".join(f"{score.class_name(label)}: {count}" for label, count in enumerate(labels["predicted"]))
+    console.print(f"predicted   {counts}", markup=False)
     if labels["table"] is None:
         return
     low, high = labels["interval_95"]
     mistakes = [
-        (count, asked, seen)
-        for asked, row in enumerate(labels["table"])
-        for seen, count in enumerate(row)
-        if asked != seen and count
+        (count, requested, predicted)
+        for requested, row in enumerate(labels["table"])
+        for predicted, count in enumerate(row)
+        if requested != predicted and count
     ]
     most = ", ".join(
-        f"{score.class_name(asked)} as {score.class_name(seen)} ({count})"
-        for count, asked, seen in sorted(mistakes, reverse=True)[:5]
+        f"{score.class_name(requested)} as {score.class_name(predicted)} ({count})"
+        for count, requested, predicted in sorted(mistakes, reverse=True)[:5]
     )
     console.print(
-        f"labels      {labels['agreement']:.2%} as asked (95% interval {low:.2%} to {high:.2%})"
+        f"labels      {labels['agreement']:.2%} as requested (95% interval {low:.2%} to {high:.2%})"
         f"{f'; else {most}' if most else ''}",
         markup=False,
     )
 
 
 def _table(score: Score, corrupted: list[str]) -> Table:
-    """Every number beside that of real images and of those of the corrupted ones that are asked for."""
+    """Every number beside that of real images and of those of the corrupted ones that are requested."""
     table = Table(box=None, pad_edge=False)
     table.add_column(score.name, no_wrap=True)
     for title in ("score", "/ floor", "real images", *corrupted):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from mnistgen import registry
 from mnistgen.checkpoint import HOME, WEIGHTS, hidden, load, save, weights_for
 from mnistgen.cli.run_folder import FRAME, LOG, PICTURES, RunFolder
-from mnistgen.cli.training import Files, Meter, Outcome, TrainOptions, train
+from mnistgen.cli.training import Meter, Outcome, RunWriter, TrainOptions, train
 from mnistgen.console import duration, notes, out, show
 from mnistgen.contract import told
 from mnistgen.data import Dataset, to_float
@@ -23,8 +23,8 @@ from mnistgen.errors import CheckpointError, UsageError
 from mnistgen.model import BaseConfig, GenerativeModel, HasReconstruction, Trainable
 from mnistgen.report import curves
 from mnistgen.sampling import grid, reconstructions, sample, save_gif, save_png
+from mnistgen.scoring.monitor import SampleMonitor
 from mnistgen.scoring.reference import LEAST
-from mnistgen.scoring.watch import Watch
 from mnistgen.training import Step, process_group, resolve_device
 
 MOST_FRAMES = 60  # of the animation
@@ -50,26 +50,28 @@ def run(arguments: list[str], prog: str) -> int:
     given, *flags = arguments
     name = registry.register_file(given) if registry.is_file(given) else given
     with process_group() as rank:
-        return train(_GeneratorFiles, name, registry.model_class(name), flags, f"{prog} {given}", rank)
+        return train(_GeneratorWriter, name, registry.model_class(name), flags, f"{prog} {given}", rank)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorOptions(TrainOptions):
     """The flags of `train` that every generative model has."""
 
+    former: ClassVar[dict[str, str]] = {"watch_every": "monitor_every"}
+
     init: str = ""
     """Checkpoint of the same model whose weights to begin from: to train further, or on other images; mnistgen:NAME is
     the one that ships."""
-    watch_every: int | None = None
-    """Steps between looks at 1,000 samples by the second evaluator; 0: never. Default: an epoch for a model without a
+    monitor_every: int | None = None
+    """Steps between checks of 1,000 samples by the second evaluator; 0: never. Default: an epoch for a model without a
     validation loss (a GAN), never for others."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("watch_every", least=0)
+        self.require("monitor_every", least=0)
 
 
-class _GeneratorFiles(Files):
+class _GeneratorWriter(RunWriter):
     """The checkpoint of a generative model, and pictures of what it makes."""
 
     Options = GeneratorOptions
@@ -81,8 +83,8 @@ class _GeneratorFiles(Files):
         self, name: str, folder: RunFolder, options: TrainOptions, config: BaseConfig, train: Dataset, *, whole: Dataset
     ) -> None:
         super().__init__(name, folder, options, config, train, whole=whole)
-        self._watch: Watch | None = None
-        self._watch_every: int | None = None  # once it is known
+        self._monitor: SampleMonitor | None = None
+        self._monitor_every: int | None = None  # once it is known
 
     @classmethod
     def init(cls, model: Trainable, options: TrainOptions) -> Mapping[str, Tensor] | None:
@@ -100,40 +102,40 @@ class _GeneratorFiles(Files):
         init = shlex.join(["mnistgen", "train", name, "--init", str(path), "--out", f"{path}-further"])
         return f"The weights beside it can be gone on from: {init}"
 
-    def watch(
+    def monitor(
         self, step: Step, meter: Meter, validation: Dataset | None, say: Callable[[str], None]
     ) -> dict[str, Any] | None:
-        """The second evaluator's look at 1,000 samples; their frame goes to the folder, missing classes to `say`."""
+        """Check 1,000 samples by the second evaluator; their frame goes to the folder, missing classes to `say`."""
         model = step.ema
         assert isinstance(model, GenerativeModel)
-        if self._watch_every is None:
-            self._watch_every = self._open_watch(model, validation, say)
+        if self._monitor_every is None:
+            self._monitor_every = self._open_monitor(model, validation, say)
         # A run that was interrupted goes on as if it had not been, so its last step is like any other.
-        due = self._watch_every and (step.number % self._watch_every == 0 or (step.last and not step.stopped))
-        if self._watch is None or not due:
+        due = self._monitor_every and (step.number % self._monitor_every == 0 or (step.last and not step.stopped))
+        if self._monitor is None or not due:
             return None
-        look = self._watch.look(model)
-        save_png(self.folder.claim(FRAME.format(step.number)), look.frame)
-        meter.watch = look.to_dict()
+        check = self._monitor.check(model)
+        save_png(self.folder.claim(FRAME.format(step.number)), check.frame)
+        meter.monitor = check.to_dict()
         if step.progress > QUIET_START:
-            if look.missing != tuple(meter.warned):
-                say(_news(step.number, look.missing, self.train.class_names))
-            meter.warned = list(look.missing)
-        return meter.watch
+            if check.missing != tuple(meter.warned):
+                say(_news(step.number, check.missing, self.train.class_names))
+            meter.warned = list(check.missing)
+        return meter.monitor
 
-    def drawings(self, validation: Dataset | None) -> dict[str, Callable[[Path], None]]:
-        """A grid, reconstructions where the model can, the curves, and the looks on the way as an animation."""
+    def plots(self, validation: Dataset | None) -> dict[str, Callable[[Path], None]]:
+        """A grid, reconstructions where the model can, the curves, and the frames of the monitor as an animation."""
         about = {"Software": "mnistgen", "Source": f"mnistgen train {self.name}", "Seed": str(self.options.seed)}
         title = f"{self.name} on {self.train.name}"
-        drawings: dict[str, Callable[[Path], None]] = {
+        plots: dict[str, Callable[[Path], None]] = {
             "grid.png": lambda path: save_png(path, self._grid, about, scale=2),
             "curves.png": lambda path: curves(self.folder.path / LOG, path, title),
         }
         if isinstance(self._model, HasReconstruction) and validation is not None:
-            drawings["reconstructions.png"] = lambda path: self._reconstruct(validation, path, about)
+            plots["reconstructions.png"] = lambda path: self._reconstruct(validation, path, about)
         if len(self.folder.frames()) > 1:
-            drawings["training.gif"] = lambda path: self._animate(path, about)
-        return drawings
+            plots["training.gif"] = lambda path: self._animate(path, about)
+        return plots
 
     def write(self, path: Path, step: Step, scores: dict[str, float]) -> None:
         assert isinstance(step.ema, GenerativeModel)
@@ -147,23 +149,23 @@ class _GeneratorFiles(Files):
             scores=scores,
         )
 
-    def _open_watch(self, model: GenerativeModel, validation: Dataset | None, say: Callable[[str], None]) -> int:
-        """Steps between looks, 0 for none; takes in the real images where there are to be any."""
+    def _open_monitor(self, model: GenerativeModel, validation: Dataset | None, say: Callable[[str], None]) -> int:
+        """Steps between checks, 0 for none; takes in the real images where there are to be any."""
         options = self.options
         assert isinstance(options, GeneratorOptions)
-        every = options.watch_every
+        every = options.monitor_every
         if every is None and _lacks_validation_loss(model, self.train):
             every = options.validate_every or max(1, round(len(self.train) / self.config.batch_size))
         if every:
             real = validation if validation is not None and len(validation) >= LEAST else self.train
             try:
-                self._watch = Watch(
+                self._monitor = SampleMonitor(
                     real, classes=self.train.classes, source=self.options.data, device=_device_of(model)
                 )
             except (CheckpointError, UsageError) as error:
-                if options.watch_every:  # who has not asked for it misses nothing
-                    say(f"note: the samples are not watched. {error}")
-        return every if every and self._watch else 0
+                if options.monitor_every:  # who has not asked for it misses nothing
+                    say(f"note: the samples are not monitored. {error}")
+        return every if every and self._monitor else 0
 
     @cached_property
     def _model(self) -> GenerativeModel:
@@ -207,7 +209,7 @@ class _GeneratorFiles(Files):
         source = self.folder.path if self.options.out else self.folder.path.name
         plugin = f"--plugin {shlex.quote(registry.file_of(self.name))} " if registry.file_of(self.name) else ""
         flags = f"{plugin}--per-digit 10 --seed 0 --out grid.png"
-        console.print(f"draw more   python -m mnistgen sample {shlex.quote(str(source))} {flags}", markup=False)
+        console.print(f"more        python -m mnistgen sample {shlex.quote(str(source))} {flags}", markup=False)
 
 
 def _news(step: int, missing: Sequence[int], class_names: Sequence[str]) -> str:
@@ -216,8 +218,8 @@ def _news(step: int, missing: Sequence[int], class_names: Sequence[str]) -> str:
         return f"step {step}: the samples show every class again."
     names = ", ".join(class_names[label] if class_names else str(label) for label in missing)
     return (
-        f"warning: step {step}: the samples show no {names} (the second evaluator sees fewer than a tenth of what was "
-        "expected); the model may have collapsed."
+        f"warning: step {step}: the samples show no {names} (the second evaluator predicts fewer than a tenth of what "
+        "was expected); the model may have collapsed."
     )
 
 

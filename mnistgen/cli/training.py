@@ -114,7 +114,7 @@ class Outcome(NamedTuple):
     best_step: int  # 0: there was none
 
 
-def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str], prog: str, rank: int) -> int:
+def train(kind: type["RunWriter"], name: str, cls: type[Trainable], flags: list[str], prog: str, rank: int) -> int:
     """Train `name` and leave behind what `kind` says; return the exit code."""
     started = time.monotonic()
     options, config = _parse(kind, name, cls, flags, prog)
@@ -143,7 +143,7 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
         training, validation = (data, part) if part else _divided(data, options)
         model = build(cls, config, data.num_classes, seed=options.seed)
         init = kind.init(model, options) if state is None else None
-        files = kind(name, folder, options, config, training, whole=data) if rank == 0 else None
+        writer = kind(name, folder, options, config, training, whole=data) if rank == 0 else None
         display = Display(prog.partition(" ")[2], quiet=options.quiet or rank != 0)
         with _or_way_on(kind, name, path), _interrupts() as interrupted, display.live():
             meter = Meter((state or {}).get("meter"))
@@ -163,21 +163,21 @@ def train(kind: type["Files"], name: str, cls: type[Trainable], flags: list[str]
                 state=state,
                 stop=lambda: bool(interrupted),
             )
-            last = _follow(steps, files, meter, validation, display, state, held)
-        if files is None:
+            last = _follow(steps, writer, meter, validation, display, state, held)
+        if writer is None:
             return 130 if last is not None and last.stopped else 0
         if last is None:
             if state is None:
                 raise ContractError("Training ended before its first step.")
-            _complete(files, state, validation, held)
+            _complete(writer, state, validation, held)
             return 0
-        if interrupted:  # in the last step, perhaps: --resume draws the pictures, too
+        if interrupted:  # in the last step, perhaps: --resume makes the pictures, too
             again = shlex.join([*prog.split(), "--resume", *(["--out", str(options.out)] if options.out else [])])
             print(f"interrupted at step {last.number}; continue with: {again}{_where(options)}")
             return 130
-        files.settle()
+        writer.settle()
         outcome = Outcome(last.number, last.progress, last.run.best_validation, last.run.best_step)
-        files.tell(outcome, data, validation, time.monotonic() - started, files.draw(validation))
+        writer.tell(outcome, data, validation, time.monotonic() - started, writer.make_pictures(validation))
         return 0
 
 
@@ -193,7 +193,7 @@ def _lock_to_resume(folder: RunFolder, held: ExitStack, rank: int) -> None:
 
 def _follow(
     steps: Iterator[Step],
-    files: "Files | None",
+    writer: "RunWriter | None",
     meter: "Meter",
     validation: Dataset | None,
     display: Display,
@@ -204,31 +204,31 @@ def _follow(
     last: Step | None = None
     saved = time.monotonic()
     for step in steps:
-        if files is not None and last is None:  # nothing on disk changes before a first step has gone well
-            files.start(state, held, step)
+        if writer is not None and last is None:  # nothing on disk changes before a first step has gone well
+            writer.start(state, held, step)
         last = step
         meter.add(step)
-        if files is not None:
-            files.after(step, meter, files.watch(step, meter, validation, display.note))
-            if step.last or time.monotonic() - saved >= files.options.save_every:
-                files.save(step, meter)
+        if writer is not None:
+            writer.after(step, meter, writer.monitor(step, meter, validation, display.note))
+            if step.last or time.monotonic() - saved >= writer.options.save_every:
+                writer.save(step, meter)
                 saved = time.monotonic()
         display.update(step.progress, meter.line(step), last=step.last)
     return last
 
 
-def _complete(files: "Files", state: Mapping[str, Any], validation: Dataset | None, held: ExitStack) -> None:
+def _complete(writer: "RunWriter", state: Mapping[str, Any], validation: Dataset | None, held: ExitStack) -> None:
     """Make what a run that has taken its last step lacks, because its process died after that."""
-    files.start(state, held)
-    files.settle()
-    made = files.draw(validation, missing=True)
-    print(f"{files.folder.path}: this run is finished already; nothing to resume.")
+    writer.start(state, held)
+    writer.settle()
+    made = writer.make_pictures(validation, missing=True)
+    print(f"{writer.folder.path}: this run is finished already; nothing to resume.")
     if made:
         print(f"made what was missing: {', '.join(map(str, made))}")
 
 
 @contextmanager
-def _or_way_on(kind: type["Files"], name: str, path: Path) -> Iterator[None]:
+def _or_way_on(kind: type["RunWriter"], name: str, path: Path) -> Iterator[None]:
     """Say of a state that is damaged which file it is, and how to go on without it."""
     try:
         yield
@@ -260,7 +260,7 @@ def _divided(data: Dataset, options: TrainOptions) -> tuple[Dataset, Dataset | N
 
 
 def _parse(
-    kind: type["Files"], name: str, cls: type[Trainable], flags: list[str], prog: str, default: Any = None
+    kind: type["RunWriter"], name: str, cls: type[Trainable], flags: list[str], prog: str, default: Any = None
 ) -> tuple[TrainOptions, BaseConfig]:
     """The host's flags and the model's own, side by side."""
     clash = {f.name for f in dataclasses.fields(kind.Options)} & {f.name for f in dataclasses.fields(cls.Config)}
@@ -286,7 +286,7 @@ def _parse(
 
 
 def _resumed(
-    kind: type["Files"], name: str, cls: type[Trainable], flags: list[str], prog: str, folder: Path
+    kind: type["RunWriter"], name: str, cls: type[Trainable], flags: list[str], prog: str, folder: Path
 ) -> tuple[TrainOptions, BaseConfig]:
     """The flags the run was started with, and over them the ones given now."""
     path = folder / OPTIONS
@@ -306,9 +306,10 @@ def _resumed(
     return _parse(kind, name, cls, flags, prog, default=lambda together: together(options, known))
 
 
-def _stored_options(kind: type["Files"], values: dict[str, Any], path: Path) -> TrainOptions:
+def _stored_options(kind: type["RunWriter"], values: dict[str, Any], path: Path) -> TrainOptions:
     """The options in a `run.json`; a later version's flags that this one lacks are told by name."""
     types = types_of(kind.Options)
+    values = {kind.Options.former.get(key, key): value for key, value in values.items()}
     for key in values:
         if key not in types:
             raise CheckpointError(f"{path}: has the option {key!r}, which this mnistgen does not know. Upgrade it.")
@@ -332,9 +333,11 @@ class Meter:
             # A state of an earlier version has sums in their place, of as many steps as had not been in the log yet.
             self.window = deque(({str(k): float(v) for k, v in one.items()} for one in state.get("window", ())), WINDOW)
             self.validation: float | None = state.get("validation")
-            self.watch: dict[str, Any] | None = state.get("watch")  # what the last look saw
+            self.monitor: dict[str, Any] | None = state.get(
+                "monitor", state.get("watch")
+            )  # the last check; "watch" in earlier versions
             self.warned: list[int] = list(state.get("warned", ()))  # missing classes, as last told
-            self.line_of_watch()
+            self.line_of_monitor()
             if self.validation is not None:
                 float(self.validation)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -346,7 +349,7 @@ class Meter:
         return {
             "window": list(self.window),
             "validation": self.validation,
-            "watch": self.watch,
+            "monitor": self.monitor,
             "warned": self.warned,
         }
 
@@ -370,17 +373,17 @@ class Meter:
     def line(self, step: Step) -> str:
         held_out = {"validation": self.validation} if self.validation is not None else {}
         speed = f"  {self._speed:,.0f} images/s" if self._speed else ""
-        return f"step {step.number}  {numbers(self.means() | held_out)}{self.line_of_watch()}{speed}"
+        return f"step {step.number}  {numbers(self.means() | held_out)}{self.line_of_monitor()}{speed}"
 
-    def line_of_watch(self) -> str:
-        if self.watch is None:
+    def line_of_monitor(self) -> str:
+        if self.monitor is None:
             return ""
-        agreement = self.watch["label_agreement"]
-        seen = "" if agreement is None else f"  agreement {agreement:.1%}"
-        return f"{seen}  coverage {self.watch['coverage']:.2f}"
+        agreement = self.monitor["label_agreement"]
+        agreed = "" if agreement is None else f"  agreement {agreement:.1%}"
+        return f"{agreed}  coverage {self.monitor['coverage']:.2f}"
 
 
-class Files(ABC):
+class RunWriter(ABC):
     """What a run leaves behind, and what its kind of model adds to that.
 
     Each file is complete or not there, whenever the process dies.
@@ -389,7 +392,7 @@ class Files(ABC):
     Options: ClassVar[type[TrainOptions]] = TrainOptions
     examples: ClassVar[str]  # command lines for --help, with {name}
     home: ClassVar[Path]  # where runs go without --out
-    pictures: ClassVar[tuple[str, ...]]  # the names of those it may draw
+    pictures: ClassVar[tuple[str, ...]]  # the names of those it may make
 
     def __init__(
         self, name: str, folder: RunFolder, options: TrainOptions, config: BaseConfig, train: Dataset, *, whole: Dataset
@@ -404,7 +407,7 @@ class Files(ABC):
 
     @classmethod
     def picture_names(cls, folder: RunFolder, options: TrainOptions) -> list[str]:
-        """What the folder calls the pictures that such a run may draw."""
+        """What the folder calls the pictures that such a run may make."""
         return [folder.name_of((options.samples or folder.path) / picture) for picture in cls.pictures]
 
     @classmethod
@@ -428,23 +431,23 @@ class Files(ABC):
         with atomic_file(self.folder.place / OPTIONS) as temporary:
             temporary.write_text(json.dumps(run, indent=2, default=str) + "\n", "utf-8")
 
-    def watch(
+    def monitor(
         self,
         step: Step,  # noqa: ARG002  for those who look
         meter: Meter,  # noqa: ARG002
         validation: Dataset | None,  # noqa: ARG002
         say: Callable[[str], None],  # noqa: ARG002
     ) -> dict[str, Any] | None:
-        """What the model's outputs look like, for the log and the meter; None where this is no step to look at.
+        """Check what the model generates, for the log and the meter; None where this is no step for that.
 
         `say` prints a line that a person should see.
         """
         return None
 
-    def after(self, step: Step, meter: Meter, seen: dict[str, Any] | None) -> None:
-        """The log, with what `watch` has seen in this step, and the best weights so far."""
+    def after(self, step: Step, meter: Meter, found: dict[str, Any] | None) -> None:
+        """Write the log, with what `monitor` has found in this step, and the best weights so far."""
         every = max(1, min(WINDOW, (step.total or 1000) // 20))
-        if step.number % every == 0 or step.validation is not None or seen is not None:
+        if step.number % every == 0 or step.validation is not None or found is not None:
             record = {
                 "step": step.number,
                 "epoch": round(step.epoch, 4),
@@ -453,7 +456,7 @@ class Files(ABC):
                 # Of as many steps in each record: a mean over fewer would stand out of the curve.
                 "losses": {key: x if math.isfinite(x) else None for key, x in meter.means(every).items()},
                 "validation": step.validation,
-                **({} if seen is None else {"watch": seen}),
+                **({} if found is None else {"monitor": found}),
             }
             path = self.folder.place / LOG
             try:
@@ -481,20 +484,20 @@ class Files(ABC):
                 with atomic_file(weights) as temporary:
                     temporary.write_bytes(content)
 
-    def draw(self, validation: Dataset | None, *, missing: bool = False) -> list[Path]:
+    def make_pictures(self, validation: Dataset | None, *, missing: bool = False) -> list[Path]:
         """Make the pictures, or those that are missing, and return where they are."""
         made = []
-        for picture, draw in self.drawings(validation).items():
+        for picture, make in self.plots(validation).items():
             path = (self.options.samples or self.folder.path) / picture
             if not (missing and path.exists()):
                 self.folder.claim(self.folder.name_of(path))
-                draw(path)
+                make(path)
                 made.append(path)
         return made
 
     @abstractmethod
-    def drawings(self, validation: Dataset | None) -> dict[str, Callable[[Path], None]]:
-        """By their names, how the pictures are drawn once the run is done."""
+    def plots(self, validation: Dataset | None) -> dict[str, Callable[[Path], None]]:
+        """The pictures by their names, and how each is made once the run is done."""
 
     @abstractmethod
     def tell(

@@ -199,7 +199,7 @@ def checked_labels(labels: Array, where: str, classes: int = LARGEST_CLASSES, fi
     if labels.dtype.kind == "f" and (labels == labels.round()).all():  # whole numbers, as tables hold them
         labels = labels.clip(-1, first + classes).astype(np.int64)
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        one_hot = " labels.argmax(1) makes them of one column a class." if labels.ndim == 2 else ""
+        one_hot = " labels.argmax(1) makes them of one column per class." if labels.ndim == 2 else ""
         raise DataError(
             f"{where}: labels are {labels.shape} {labels.dtype.name}; they must be (n,) whole numbers.{one_hot}"
         )

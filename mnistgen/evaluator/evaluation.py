@@ -1,4 +1,4 @@
-"""What a classifier sees in images, and how good it is: accuracy with its interval, class scores, calibration."""
+"""Features and predictions of a classifier, and how good they are: accuracy with its interval, calibration."""
 
 import math
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Evaluation:
 
     @cached_property
     def confusion(self) -> Tensor:
-        """How often class i was taken for class j, (k, k) int64."""
+        """How often class i was predicted as class j, (k, k) int64."""
         return confusion_matrix(self.labels, self.predictions, self.probabilities.shape[1])
 
     @property
@@ -153,7 +153,7 @@ def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float,
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
-    """How often class i was taken for class j: (n,), (n,) int64 -> (k, k) int64."""
+    """Count how often class i was predicted as class j: (n,), (n,) int64 -> (k, k) int64."""
     counts = torch.bincount(labels * num_classes + predictions, minlength=num_classes**2)
     return counts.view(num_classes, num_classes)
 

@@ -51,7 +51,7 @@ class Classifier(Trainable):
         """What one pass computes, (b, 1, 28, 28) in [-1, 1] -> {layer: (b, d)}.
 
         "logits" (d = num_classes), "penultimate" (what they are linear in) and, from convolutional networks,
-        "early" (one earlier layer, averaged over the image).
+        "early" (an intermediate layer, averaged over the image).
         """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ class CNN(_Convolutional):
 
 
 class ResidualCNN(_Convolutional):
-    """A batch-normalised residual network (He et al. 2016): the network of evaluator B, which audits."""
+    """A batch-normalised residual network (He et al. 2016): the network of evaluator B, the second one."""
 
     channels = 96
 

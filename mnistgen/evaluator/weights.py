@@ -88,7 +88,7 @@ def load_classifier(source: str | Path, *, device: str | torch.device = "cpu") -
 
 
 def load_evaluator(name: str = "A", *, device: str | torch.device = "cpu") -> Classifier:
-    """A shipped evaluator: A scores, B audits. In eval mode; raises `UsageError` for another name."""
+    """Load a shipped evaluator, A or B, the second one, in eval mode; raises `UsageError` for another name."""
     return load_classifier(shipped_path(name), device=device)
 
 

@@ -91,8 +91,8 @@ class Costs:
 
     def _score(self, name: str) -> float:  # noqa: ARG002
         assert self._lab.scorer is not None
-        panel, images = self._lab.scorer.panel, self._lab.train.images[:IMAGES]
-        return FEATURES_OF_A_SCORE * _timed(lambda: panel.look(images)) / len(images)
+        panel, images = self._lab.scorer.evaluators, self._lab.train.images[:IMAGES]
+        return FEATURES_OF_A_SCORE * _timed(lambda: panel.extract(images)) / len(images)
 
     def _compare(self, name: str) -> float:  # noqa: ARG002
         images = pixels(self._lab.train.images[: 5 * QUERIES])

@@ -26,7 +26,7 @@ from mnistgen.experiments.statistics import Interval
 from mnistgen.experiments.subsets import check_exactly
 from mnistgen.sampling import sample
 from mnistgen.scoring.classifiers import learn
-from mnistgen.scoring.panel import PENULTIMATE
+from mnistgen.scoring.evaluators import PENULTIMATE
 from mnistgen.scoring.scale import FLOOR
 
 NUMBERS = {"fid": f"fid.{PENULTIMATE}", "coverage": f"coverage.{PENULTIMATE}"}  # by the names of a score

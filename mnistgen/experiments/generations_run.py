@@ -72,7 +72,7 @@ def loop(
     scorer = scorer or Scorer(data if isinstance(data, str) else train.name, device=where, data_dir=data_dir)
     lab = Lab(train, test, chosen, seed=seed, device=where, precision=precision, scorer=scorer)
     scored = min(scored, len(test))
-    judges = json.dumps(dict(scorer.panel.hashes), sort_keys=True)
+    judges = json.dumps(dict(scorer.evaluators.hashes), sort_keys=True)
     cells: list[Generation] = []
     for repetition in range(seeds):
         for size in (None if asked == "all" else asked for asked in per_class):

@@ -23,7 +23,6 @@ from mnistgen.metrics.frechet import (
 )
 from mnistgen.metrics.kernel import KernelDistance, kid
 from mnistgen.metrics.labels import Agreement, Alarm, label_agreement
-from mnistgen.metrics.manifold import ManifoldScores, manifold_scores
 from mnistgen.metrics.memorisation import (
     CopyingTest,
     Memorisation,
@@ -34,15 +33,16 @@ from mnistgen.metrics.memorisation import (
     stratified_halves,
 )
 from mnistgen.metrics.neighbours import Neighbours, nearest
+from mnistgen.metrics.prdc import PRDC, prdc
 
 __all__ = [
+    "PRDC",
     "Agreement",
     "Alarm",
     "ClassDistances",
     "CopyingTest",
     "GroupSums",
     "KernelDistance",
-    "ManifoldScores",
     "Memorisation",
     "Moments",
     "Neighbours",
@@ -57,13 +57,13 @@ __all__ = [
     "group_sums",
     "kid",
     "label_agreement",
-    "manifold_scores",
     "mann_whitney",
     "memorisation",
     "moments",
     "nearest",
     "per_class_fid",
     "pixels",
+    "prdc",
     "relative_frechet_distance",
     "replicate_fid",
     "stratified_halves",

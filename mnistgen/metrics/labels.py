@@ -1,4 +1,4 @@
-"""Does the evaluator see the digit that was asked for?"""
+"""Label agreement: whether the evaluator predicts the class that was requested."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mnistgen.metrics.features import check_labels
 
 MISSING = 0.1  # a class is missing below this share of the images expected of it
 SHOWN = 5  # classes, or pairs of them, that a sentence about many names
-CONFUSED = 0.05  # a class is confused where more of its images than this are surely seen as one other class
+CONFUSED = 0.05  # a class is confused where more of its images than this are surely predicted as one other class
 
 
 class Alarm(NamedTuple):
@@ -21,8 +21,8 @@ class Alarm(NamedTuple):
 
     kind: Literal["missing", "confused"]
     label: int
-    seen_as: int | None  # the other class, where confused
-    share: float  # missing: images seen, over those expected; confused: of the class's images, those seen as the other
+    predicted_as: int | None  # the other class, where confused
+    share: float  # missing: of the images expected of it; confused: of its images, those predicted as the other
 
     def __str__(self) -> str:
         return self.sentence()
@@ -31,9 +31,9 @@ class Alarm(NamedTuple):
         """What a person should know, by the names of the classes where they have some."""
         name = _name(self.label, class_names)
         if self.kind == "missing":
-            return f"Class {name} is missing: it is seen {self.share:.1%} as often as expected."
-        other = _name(self.seen_as, class_names)
-        return f"Class {name} is confused: {self.share:.1%} of its images are seen as {other}."
+            return f"Class {name} is missing: it is predicted {self.share:.1%} as often as expected."
+        other = _name(self.predicted_as, class_names)
+        return f"Class {name} is confused: {self.share:.1%} of its images are predicted as {other}."
 
 
 def _name(label: int | None, class_names: Sequence[str]) -> str:
@@ -52,7 +52,7 @@ def summaries(alarms: Sequence[Alarm], class_names: Sequence[str] = ()) -> list[
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         shown = ", ".join(_short(alarm, class_names) for alarm in found[:SHOWN]) + more
         if kind == "missing":
-            lines.append(f"{len(found)} classes are missing, seen at these shares of what is expected: {shown}.")
+            lines.append(f"{len(found)} classes are missing, predicted at these shares of what is expected: {shown}.")
         else:
             lines.append(f"Classes are confused, with these shares of their images: {shown}.")
     return lines
@@ -64,19 +64,19 @@ def _badness(alarm: Alarm) -> tuple[float, int]:
 
 
 def _short(alarm: Alarm, class_names: Sequence[str]) -> str:
-    other = "" if alarm.seen_as is None else f"as {_name(alarm.seen_as, class_names)} "
+    other = "" if alarm.predicted_as is None else f"as {_name(alarm.predicted_as, class_names)} "
     return f"{_name(alarm.label, class_names)} {other}({alarm.share:.1%})"
 
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """What an evaluator sees in samples, beside what was asked for."""
+    """Predictions of an evaluator, beside the labels that were requested."""
 
-    seen: Tensor  # (k,) int64, images seen as each class
+    predicted: Tensor  # (k,) int64, images predicted as each class
     mean_confidence: float  # mean of the largest probability
-    asked: Tensor | None  # (k,) int64; None where nothing was asked for
-    table: Tensor | None  # (k, k) int64, asked for class i and seen as class j
-    share: float | None  # of images seen as what was asked for
+    requested: Tensor | None  # (k,) int64; None where nothing was requested
+    table: Tensor | None  # (k, k) int64, requested as class i and predicted as class j
+    share: float | None  # of images predicted as requested
     interval: tuple[float, float] | None  # of the share, 95%
     alarms: tuple[Alarm, ...]
 
@@ -86,21 +86,21 @@ class Agreement:
             "agreement": self.share,
             "interval_95": None if self.interval is None else list(self.interval),
             "mean_confidence": self.mean_confidence,
-            "seen": self.seen.tolist(),
-            "asked": None if self.asked is None else self.asked.tolist(),
+            "predicted": self.predicted.tolist(),
+            "requested": None if self.requested is None else self.requested.tolist(),
             "table": None if self.table is None else self.table.tolist(),
             "alarms": [{**alarm._asdict(), "text": str(alarm)} for alarm in self.alarms],
         }
 
 
 def label_agreement(probabilities: Tensor, labels: Tensor | None) -> Agreement:
-    """Probabilities of the classes for each image (n, k) and the labels that were asked for (n,) int64, or None of
-    an unconditional model, of which all classes are expected equally often.
+    """Compare probabilities of the classes for each image (n, k) with the labels that were requested (n,) int64, or
+    None of an unconditional model, of which all classes are expected equally often.
 
-    A class is missing where it is seen less than a tenth as often as expected, and the 95% interval of its share lies
-    below the expected share; it is confused where the 95% interval of the share of its images that are seen as one
-    other class lies above 5%. Raises `UsageError` on shapes or labels that do not fit, `DataError` where a probability
-    is not in [0, 1].
+    A class is missing where it is predicted less than a tenth as often as expected, and the 95% interval of its share
+    lies below the expected share; it is confused where the 95% interval of the share of its images that are predicted
+    as one other class lies above 5%. Raises `UsageError` on shapes or labels that do not fit, `DataError` where a
+    probability is not in [0, 1].
     """
     if probabilities.ndim != 2 or 0 in probabilities.shape:
         raise UsageError(f"Label agreement: probabilities are {tuple(probabilities.shape)}; it takes (n, k), n > 0.")
@@ -110,19 +110,19 @@ def label_agreement(probabilities: Tensor, labels: Tensor | None) -> Agreement:
     n, k = probabilities.shape
     confidence = float(probabilities.double().amax(1).mean())
     if labels is None:
-        seen = torch.bincount(probabilities.argmax(1), minlength=k)
-        return Agreement(seen, confidence, None, None, None, None, _missing(seen, torch.full((k,), n / k)))
+        predicted = torch.bincount(probabilities.argmax(1), minlength=k)
+        return Agreement(predicted, confidence, None, None, None, None, _missing(predicted, torch.full((k,), n / k)))
     evaluation = Evaluation(probabilities, check_labels(labels, n, name="samples", metric="Label agreement"))
     table = evaluation.confusion
-    seen, asked = table.sum(0), table.sum(1)
-    alarms = _missing(seen, asked) + _confused(table)
-    return Agreement(seen, confidence, asked, table, evaluation.accuracy, evaluation.interval, alarms)
+    predicted, requested = table.sum(0), table.sum(1)
+    alarms = _missing(predicted, requested) + _confused(table)
+    return Agreement(predicted, confidence, requested, table, evaluation.accuracy, evaluation.interval, alarms)
 
 
-def _missing(seen: Tensor, expected: Tensor) -> tuple[Alarm, ...]:
-    n = int(seen.sum())
+def _missing(predicted: Tensor, expected: Tensor) -> tuple[Alarm, ...]:
+    n = int(predicted.sum())
     alarms = []
-    for label, (count, wanted) in enumerate(zip(seen.tolist(), expected.tolist(), strict=True)):
+    for label, (count, wanted) in enumerate(zip(predicted.tolist(), expected.tolist(), strict=True)):
         if count < MISSING * wanted and wilson_interval(count, n)[1] < wanted / n:
             alarms.append(Alarm("missing", label, None, count / wanted))
     return tuple(alarms)

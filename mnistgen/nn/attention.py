@@ -55,7 +55,7 @@ class CausalAttention(nn.Module):
 
 
 class CausalBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): a layer of a decoder-only transformer, normalised beforehand.
+    """x + attention(norm(x)), then x + mlp(norm(x)): a layer of a decoder-only transformer with pre-normalisation.
 
     Both branches end in a projection that begins at zero, so that a block begins as the identity.
     """

@@ -1,6 +1,5 @@
 """Seeded sampling, one seed an image, and the pictures made of samples."""
 
-from mnistgen.sampling.draw import BATCH, sample, sample_batches
 from mnistgen.sampling.edits import REGIONS, editor_of, inpaint, region, vary
 from mnistgen.sampling.latents import (
     coder_of,
@@ -16,8 +15,9 @@ from mnistgen.sampling.latents import (
     traverse_coordinate,
 )
 from mnistgen.sampling.likelihood import log_likelihood
-from mnistgen.sampling.paths import evenly, same_noise, sample_path, sweep
 from mnistgen.sampling.pictures import captioned, grid, require_pixels, save_gif, save_png
+from mnistgen.sampling.sampler import BATCH, sample, sample_batches
+from mnistgen.sampling.trajectories import evenly, fixed_latent, sample_trajectory, sweep
 
 __all__ = [
     "BATCH",
@@ -27,6 +27,7 @@ __all__ = [
     "decoder_of",
     "editor_of",
     "evenly",
+    "fixed_latent",
     "grid",
     "inpaint",
     "interpolate",
@@ -38,10 +39,9 @@ __all__ = [
     "reconstructor_of",
     "region",
     "require_pixels",
-    "same_noise",
     "sample",
     "sample_batches",
-    "sample_path",
+    "sample_trajectory",
     "save_gif",
     "save_png",
     "slerp",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel, HasEditing, Noise
-from mnistgen.sampling.draw import asked, device_of, labels_of, pixels, require_images
+from mnistgen.sampling.sampler import asked, device_of, labels_of, pixels, require_images
 
 REGIONS = ("left", "right", "top", "bottom", "centre")
 

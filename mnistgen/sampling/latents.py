@@ -1,4 +1,4 @@
-"""Walks in the space of a model's codes, and what comes back of given images."""
+"""Interpolation, traversals and grids in a model's latent space, and reconstructions of given images."""
 
 from collections.abc import Sequence
 from math import prod
@@ -11,13 +11,13 @@ from torch import Tensor
 from mnistgen.data import to_uint8
 from mnistgen.errors import UsageError
 from mnistgen.model import IMAGE_SHAPE, GenerativeModel, HasDecoder, HasLatents, HasReconstruction, Noise
-from mnistgen.sampling.draw import BATCH, asked, device_of, labels_of, pixels, require_images
+from mnistgen.sampling.sampler import BATCH, asked, device_of, labels_of, pixels, require_images
 
 
 def interpolate(
     model: GenerativeModel, start: int, end: int, *, steps: int = 10, rows: int = 8, seed: int = 0
 ) -> Tensor:
-    """Walk from digits `start` to digits `end`: (rows * steps, 1, 28, 28) uint8, row by row.
+    """Interpolate from class `start` to class `end`: (rows * steps, 1, 28, 28) uint8, row by row.
 
     Codes move along the great circle, where a standard normal prior has its mass (White 2016), class weights along
     the straight line. Raises `UsageError` for a model without latents.
@@ -25,15 +25,15 @@ def interpolate(
     decoder = decoder_of(model)
     ends = labels_of(model, [start, end]).expand(rows, 2)
     z = Noise(seed, range(2 * rows), device_of(model)).normal(*decoder.latent_shape)
-    return _walk(model, decoder, rearrange(z, "(ends r) ... -> r ends ...", ends=2), ends, steps)
+    return _interpolate(model, decoder, rearrange(z, "(ends r) ... -> r ends ...", ends=2), ends, steps)
 
 
 def interpolate_images(model: GenerativeModel, images: Tensor, labels: Tensor, *, steps: int = 10) -> Tensor:
-    """Walk from one image of each pair to the other: (rows * (steps + 2), 1, 28, 28) uint8, row by row.
+    """Interpolate from one image of each pair to the other: (rows * (steps + 2), 1, 28, 28) uint8, row by row.
 
     `images`: (rows, 2, 1, 28, 28) float in [-1, 1]; `labels`: (rows, 2). A row is the first image, `steps` decoded
-    ones from its code to the other's, as `interpolate` walks, and the other image. The walk begins and ends with the
-    two reconstructions. Raises `UsageError` for a model without latents.
+    ones from its code to the other's, as in `interpolate`, and the other image. Their first and last are
+    the two reconstructions. Raises `UsageError` for a model without latents.
     """
     coder = coder_of(model)
     if images.ndim != 5 or images.shape[1] != 2 or labels.shape != images.shape[:2]:
@@ -42,15 +42,15 @@ def interpolate_images(model: GenerativeModel, images: Tensor, labels: Tensor, *
             f"not {tuple(images.shape)} and {tuple(labels.shape)}."
         )
     z = _encode(model, coder, images.flatten(0, 1), labels.flatten())
-    walk = _walk(model, coder, z.unflatten(0, (-1, 2)), labels, steps)
+    between = _interpolate(model, coder, z.unflatten(0, (-1, 2)), labels, steps)
     first, last = to_uint8(images).cpu().split(1, dim=1)
-    return torch.cat([first, walk.unflatten(0, (-1, steps)), last], dim=1).flatten(0, 1)
+    return torch.cat([first, between.unflatten(0, (-1, steps)), last], dim=1).flatten(0, 1)
 
 
 def traverse(
     model: GenerativeModel, label: int, *, steps: int = 11, span: float = 3.0, coordinates: int = 64, seed: int = 0
 ) -> Tensor:
-    """Vary one coordinate of a code at a time: (rows * steps, 1, 28, 28) uint8, one row a coordinate.
+    """Vary one coordinate of a code at a time: (rows * steps, 1, 28, 28) uint8, one row per coordinate.
 
     Row j sets coordinate j of one random code to `steps` values from -span to span standard deviations; at most
     the first `coordinates` are shown. Raises `UsageError` for a model without latents, or whose code is an image of
@@ -76,11 +76,11 @@ def traverse_coordinate(
     span: float = 3.0,
     seed: int = 0,
 ) -> Tensor:
-    """Vary one coordinate, counted from 0, for each class: (len(labels) * steps, 1, 28, 28) uint8, one row a label.
+    """Vary one coordinate, counted from 0, for each class: (len(labels) * steps, 1, 28, 28) uint8, one row per label.
 
-    Every row sets that coordinate of the code of `traverse` to the same values, so that rows differ by the class
-    alone. Raises `UsageError` for a coordinate that there is not, and for a model without latents, or whose code is an
-    image of noise.
+    Every row sets that coordinate of the code of `traverse` to the same values, so that rows differ by their class
+    alone. Raises `UsageError` for a coordinate that there is not, and for a model without latents, or whose code is
+    an image of noise.
     """
     decoder = decoder_of(model)
     require_coordinates(decoder)
@@ -104,7 +104,7 @@ def manifold(model: GenerativeModel, label: int, *, steps: int = 20) -> Tensor:
     y = labels_of(model, [label])
     if prod(decoder.latent_shape) != 2:
         raise UsageError(
-            f"A manifold is drawn of codes of 2 coordinates, and this model's have {prod(decoder.latent_shape)}; "
+            f"A manifold is pictured of codes of 2 coordinates, and this model's have {prod(decoder.latent_shape)}; "
             "train one that has: mnistgen train vae --latent-dim 2"
         )
     quantiles = torch.special.ndtri((torch.arange(steps) + 0.5) / steps).to(device_of(model))
@@ -157,14 +157,16 @@ def require_coordinates(decoder: HasDecoder) -> None:
     if decoder.latent_shape == IMAGE_SHAPE:
         raise UsageError(
             f"{type(decoder).__name__} begins with an image of noise, of which one coordinate, a pixel, changes next "
-            "to nothing; `mnistgen draw` interpolate, same-noise and sweep show what its samples depend on."
+            "to nothing; `mnistgen draw` interpolate, fixed-latent and sweep show what its samples depend on."
         )
 
 
 def coder_of(model: GenerativeModel) -> HasLatents:
     """The model, as one that encodes images, too. Raises `UsageError` where it does not."""
     if not isinstance(model, HasLatents):
-        raise UsageError(f"{type(model).__name__} has no latent codes of given images, so it cannot walk between them.")
+        raise UsageError(
+            f"{type(model).__name__} has no latent codes of given images, so it cannot interpolate between them."
+        )
     return model
 
 
@@ -197,7 +199,7 @@ def _decode(model: GenerativeModel, decoder: HasDecoder, z: Tensor, y: Tensor) -
         return torch.cat([pixels(decoder.decode(zs, ys), len(zs), model, "decode") for zs, ys in batches])
 
 
-def _walk(model: GenerativeModel, decoder: HasDecoder, z: Tensor, y: Tensor, steps: int) -> Tensor:
+def _interpolate(model: GenerativeModel, decoder: HasDecoder, z: Tensor, y: Tensor, steps: int) -> Tensor:
     """Between the two codes and labels of each row: (r, 2, *latent_shape), (r, 2) -> (r * steps, 1, 28, 28) uint8."""
     t = torch.linspace(0, 1, steps, device=z.device).view(1, steps, *[1] * len(decoder.latent_shape))
     between = slerp(z[:, :1], z[:, 1:], t)

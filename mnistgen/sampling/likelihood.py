@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mnistgen.errors import ContractError, UsageError
 from mnistgen.model import GenerativeModel, HasLikelihood, Noise
-from mnistgen.sampling.draw import BATCH, asked, device_of, labels_of, require_images
+from mnistgen.sampling.sampler import BATCH, asked, device_of, labels_of, require_images
 
 
 def log_likelihood(

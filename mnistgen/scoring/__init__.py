@@ -1,12 +1,12 @@
 """Scores: what a set of images is worth, beside the best and the worst possible value.
 
-`panel` are the networks that look, `reference` the real images they have seen, `measure` what is measured, `scale`
-what real and corrupted images get, `sources` what can be scored, `result` what comes of it; `Scorer` puts them
-together.
-`classifiers` are the scores that train one, `fidelity` is torch-fidelity's side.
+`evaluators` are the networks and their features, `reference` the features of real images, `measure` what is measured,
+`scale` what real and corrupted images get, `sources` what can be scored, `result` what comes of it; `Scorer` puts them
+together. `classifiers` are the scores that train one, `monitor` measures samples during training, `fidelity` is
+torch-fidelity's side.
 """
 
-from mnistgen.scoring.panel import NETWORKS, VIEWS, Panel, Seen, View
+from mnistgen.scoring.evaluators import NETWORKS, VIEWS, Evaluators, Features, View
 from mnistgen.scoring.reference import Reference, class_counts, draw, load_reference
 from mnistgen.scoring.result import Difference, Score, difference, ranked, to_json, write_json
 from mnistgen.scoring.scorer import N, Scorer, score
@@ -16,15 +16,15 @@ __all__ = [
     "NETWORKS",
     "VIEWS",
     "Difference",
+    "Evaluators",
+    "Features",
     "ImageSource",
     "ModelSource",
     "N",
-    "Panel",
     "Reference",
     "Scorable",
     "Score",
     "Scorer",
-    "Seen",
     "Source",
     "View",
     "class_counts",

@@ -22,7 +22,7 @@ from mnistgen.evaluator import Classifier, evaluator_hash, extract
 from mnistgen.evaluator.evaluation import BATCH
 from mnistgen.metrics.features import check_features
 from mnistgen.metrics.kernel import SUBSET, SUBSETS
-from mnistgen.metrics.manifold import PRECISION_K
+from mnistgen.metrics.prdc import PRECISION_K
 from mnistgen.model import IMAGE_SHAPE
 
 # The file that torch-fidelity and pytorch-fid both publish; its official names end in the first eight digits.
@@ -60,7 +60,7 @@ def fidelity(
     """torch-fidelity's scores of two sets of images, uint8 (n, 1, 28, 28), (m, 1, 28, 28), where the model is.
 
     "fid"; with `kid` also "kid_mean" and "kid_std", over subsets drawn by `seed`; with `precision_recall` also
-    "precision" and "recall", by the `k`-th neighbours. It is what `metrics.fid`, `kid` and `manifold_scores` make of
+    "precision" and "recall", by the `k`-th neighbours. It is what `metrics.fid`, `kid` and `prdc` make of
     the features of `extract`, but for torch-fidelity's float32. Raises `UsageError` for images of another kind, too
     few of them, or a layer that the classifier lacks; `DataError` where features are not finite.
     """

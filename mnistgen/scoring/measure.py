@@ -21,16 +21,16 @@ from mnistgen.metrics import (
     frechet_distance,
     kid,
     label_agreement,
-    manifold_scores,
     memorisation,
     moments,
     nearest,
     per_class_fid,
     pixels,
+    prdc,
     relative_frechet_distance,
     weighted_moments,
 )
-from mnistgen.scoring.panel import EARLY, PENULTIMATE, Seen, View
+from mnistgen.scoring.evaluators import EARLY, PENULTIMATE, Features, View
 from mnistgen.scoring.reference import LEAST, SUBSET_SEED, Reference, class_counts, draw
 
 JUDGED = (PENULTIMATE, View("B", "penultimate"))  # of the networks that models are ranked by
@@ -67,24 +67,24 @@ def _without(name: str, reason: str) -> str:
     return rest if colon and before.lower().removeprefix("the ") == name.lower() else reason
 
 
-def measure(samples: Seen, reference: Reference, *, seed: int = 0) -> Measured:
+def measure(samples: Features, reference: Reference, *, seed: int = 0) -> Measured:
     """Everything that needs features alone. Raises `UsageError` where there are fewer than 100 images."""
     n = len(samples)
     if n < LEAST:
         raise UsageError(f"There are too few images to score, {n}; it takes at least {LEAST}, and 10,000 is usual.")
     reference = reference.take(n)
     result = Measured()
-    numbers, real = result.numbers, reference.seen
+    numbers, real = result.numbers, reference.features
     with result.part("FID", needed=True):
-        for view, features in samples.features.items():
-            ours, theirs = moments(features), moments(real.features[view], name="real images")
+        for view, features in samples.by_layer.items():
+            ours, theirs = moments(features), moments(real.by_layer[view], name="real images")
             numbers[f"fid.{view}"] = frechet_distance(ours, theirs)
             numbers[f"relative_fid.{view}"] = relative_frechet_distance(ours, theirs)
     with result.part("per-class FID"):
         if samples.labels is None:
             raise UsageError("Per-class FID: these images have no labels.")
         classes = per_class_fid(
-            samples.features[PENULTIMATE], samples.labels, real.features[PENULTIMATE], reference.labels
+            samples.by_layer[PENULTIMATE], samples.labels, real.by_layer[PENULTIMATE], reference.labels
         )
         numbers |= {"class_fid.mean": classes.mean, "class_fid.worst": classes.worst}
         result.details["per_class_fid"] = classes.to_dict()
@@ -94,8 +94,8 @@ def measure(samples: Seen, reference: Reference, *, seed: int = 0) -> Measured:
             assert samples.probabilities is not None
             labels = samples.probabilities.argmax(1)
         weights = class_weights(labels, reference.labels)
-        for view in (view for view in JUDGED if view in samples.features):
-            ours, theirs = weighted_moments(samples.features[view], weights), moments(real.features[view])
+        for view in (view for view in JUDGED if view in samples.by_layer):
+            ours, theirs = weighted_moments(samples.by_layer[view], weights), moments(real.by_layer[view])
             numbers[f"reweighted_fid.{view}"] = frechet_distance(ours, theirs)
         result.details["class_proportions"] = {
             "distance": class_distance(labels, reference.labels),
@@ -103,15 +103,15 @@ def measure(samples: Seen, reference: Reference, *, seed: int = 0) -> Measured:
         }
     with result.part("FID at infinite n"):
         for view in FULL:
-            infinite = fid_infinity(samples.features[view], real.features[view], seed=seed)
+            infinite = fid_infinity(samples.by_layer[view], real.by_layer[view], seed=seed)
             numbers[f"fid_infinity.{view}"] = infinite
     with result.part("KID"):
         for view in FULL:
-            kernel = kid(samples.features[view], real.features[view], seed=seed)
+            kernel = kid(samples.by_layer[view], real.by_layer[view], seed=seed)
             numbers |= {f"kid.{view}": kernel.mean, f"kid_spread.{view}": kernel.spread}
     with result.part("precision and recall"):
         for view in FULL:
-            for name, value in manifold_scores(samples.features[view], real.features[view])._asdict().items():
+            for name, value in prdc(samples.by_layer[view], real.by_layer[view])._asdict().items():
                 numbers[f"{name}.{view}"] = value
     with result.part("labels"):
         assert samples.probabilities is not None

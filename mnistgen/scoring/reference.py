@@ -1,4 +1,4 @@
-"""What samples are held against: a dataset's test images, as the networks see them; and the files that ship."""
+"""The reference of a score: the features of a dataset's test images, and the files of them that ship."""
 
 import hashlib
 import json
@@ -22,8 +22,9 @@ from mnistgen.errors import DataError, UsageError
 from mnistgen.evaluator.weights import FOLDER, train_command
 from mnistgen.files import atomic_file
 from mnistgen.metrics import stratified_halves
-from mnistgen.scoring.panel import Panel, Seen, View
+from mnistgen.scoring.evaluators import Evaluators, Features, View
 
+FORMER_ROWS = {"noised": "noisy"}  # names of rows in scales of an earlier version
 LEAST = 100  # images; fewer say nothing of a distribution
 SUBSET_SEED = 0  # which test images stand for all where n is smaller; it belongs to the protocol, not to a run
 
@@ -35,18 +36,18 @@ class Reference:
     name: str  # of the dataset
     split: str
     hash: str  # of the dataset's split
-    seen: Seen
+    features: Features
     images: Tensor | None = None  # (n, 1, 28, 28) uint8, where the dataset is on disk
     features_hash: str = ""  # of the files that the features were read from; empty where they were computed here
     class_names: tuple[str, ...] = ()  # one for each class, or none
 
     def __len__(self) -> int:
-        return len(self.seen)
+        return len(self.features)
 
     @property
     def labels(self) -> Tensor:
-        assert self.seen.labels is not None
-        return self.seen.labels
+        assert self.features.labels is not None
+        return self.features.labels
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -62,7 +63,7 @@ class Reference:
         indices = torch.isin(self.labels, torch.tensor(classes)).nonzero().flatten()
         images = None if self.images is None else self.images[indices.to(self.images.device)]
         split = f"{self.split} (classes {', '.join(map(str, classes))})".strip()
-        return replace(self, split=split, seen=self.seen.subset(indices), images=images)
+        return replace(self, split=split, features=self.features.subset(indices), images=images)
 
     def take(self, n: int) -> "Reference":
         """At most n of the images, at random by class, always the same ones: the first ones are another population."""
@@ -70,7 +71,7 @@ class Reference:
             return self
         indices = draw(self.labels, class_counts(self.labels, n), seed=SUBSET_SEED)
         images = None if self.images is None else self.images[indices]
-        return replace(self, seen=self.seen.subset(indices), images=images)
+        return replace(self, features=self.features.subset(indices), images=images)
 
 
 def class_counts(labels: Tensor, n: int) -> list[int]:
@@ -109,19 +110,19 @@ def dataset_name(data: str) -> str:
 
 
 def load_reference(
-    panel: Panel,
+    evaluators: Evaluators,
     data: str = "mnist",
     split: str = "test",
     *,
     data_dir: Path | str | None = None,
     **how: Unpack[ConversionKeywords],
 ) -> Reference:
-    """The features that ship where they are of this panel, else those of the dataset; its images where it is on disk.
+    """The features that ship where they are of these evaluators, else those of the dataset; its images where on disk.
 
     Nothing is downloaded. Raises `DataError` or `UsageError` as `load_data` where features are neither shipped nor to
     be had.
     """
-    shipped = read_reference(FOLDER, panel, dataset_name(data), split)
+    shipped = read_reference(FOLDER, evaluators, dataset_name(data), split)
     try:
         found = load_data(data, split, data_dir=data_dir, download=False, **how)
     except (DataError, UsageError):
@@ -130,44 +131,44 @@ def load_reference(
         return shipped
     if shipped is not None and shipped.hash == found.hash:
         return replace(shipped, images=found.images, class_names=found.class_names)
-    return of_dataset(panel, found, data)
+    return of_dataset(evaluators, found, data)
 
 
-def of_dataset(panel: Panel, data: Dataset, source: str | Path = "") -> Reference:
+def of_dataset(evaluators: Evaluators, data: Dataset, source: str | Path = "") -> Reference:
     """The images of a dataset as reference. Raises `UsageError` where its classes are not the evaluator's."""
-    check_classes(panel, data, source)
+    check_classes(evaluators, data, source)
     labels = data.require_labels("to hold samples against it")
-    seen = panel.look(data.images, labels)
-    return Reference(data.name, data.split, data.hash, seen, data.images, class_names=data.class_names)
+    features = evaluators.extract(data.images, labels)
+    return Reference(data.name, data.split, data.hash, features, data.images, class_names=data.class_names)
 
 
-def check_classes(panel: Panel, data: Dataset, source: str | Path = "") -> None:
+def check_classes(evaluators: Evaluators, data: Dataset, source: str | Path = "") -> None:
     """Raise `UsageError` where the evaluator knows other classes; `source` is where the dataset comes from."""
-    if data.num_classes != panel.num_classes:
+    if data.num_classes != evaluators.num_classes:
         raise UsageError(
-            f"{data.name} has {data.num_classes} classes, and the evaluator knows {panel.num_classes}: it is for "
+            f"{data.name} has {data.num_classes} classes, and the evaluator knows {evaluators.num_classes}: it is for "
             f"another dataset. Train one: {train_command('A', source or data.name)}"
         )
 
 
 def halves(
-    panel: Panel, images: Tensor, labels: Tensor | None, name: str, class_names: tuple[str, ...] = ()
+    evaluators: Evaluators, images: Tensor, labels: Tensor | None, name: str, class_names: tuple[str, ...] = ()
 ) -> tuple[Reference, Dataset | None]:
     """One half of a set of images as reference, and the other half, with the same class counts: (n, 1, 28, 28) uint8,
-    (n,) int64. Without labels, classes are what evaluator A sees. All are the reference, and there is no other half,
-    where that would be fewer than 100.
+    (n,) int64. Without labels, classes are those that evaluator A predicts. All are the reference, and there is no
+    other half, where that would be fewer than 100.
     """
-    seen = panel.look(images, labels)
+    features = evaluators.extract(images, labels)
     digest = content_hash(images, labels)
     if labels is None:
-        assert seen.probabilities is not None
-        labels = seen.probabilities.argmax(1)
-        seen = replace(seen, labels=labels)
+        assert features.probabilities is not None
+        labels = features.probabilities.argmax(1)
+        features = replace(features, labels=labels)
     first, second = stratified_halves(labels, torch.Generator().manual_seed(SUBSET_SEED))
     if len(first) < LEAST:
-        return Reference(name, "", digest, seen, images, class_names=class_names), None
-    other = Dataset(images[second], labels[second], panel.num_classes, name, "other half")
-    return Reference(name, "one half", digest, seen.subset(first), images[first], class_names=class_names), other
+        return Reference(name, "", digest, features, images, class_names=class_names), None
+    other = Dataset(images[second], labels[second], evaluators.num_classes, name, "other half")
+    return Reference(name, "one half", digest, features.subset(first), images[first], class_names=class_names), other
 
 
 def labels_of_test_set(data: str, *, data_dir: Path | str | None = None) -> Tensor | None:
@@ -187,13 +188,15 @@ def reference_file(folder: Path, name: str, split: str, network: str) -> Path:
     return folder / f"reference-{name}-{split}-{network.lower()}.safetensors"
 
 
-def write_reference(folder: Path, panel: Panel, data: Dataset) -> list[Path]:
+def write_reference(folder: Path, evaluators: Evaluators, data: Dataset) -> list[Path]:
     """Write the features of a dataset, one file a network, and return the files."""
-    reference = of_dataset(panel, data)
+    reference = of_dataset(evaluators, data)
     paths = []
-    for network, digest in panel.hashes.items():
+    for network, digest in evaluators.hashes.items():
         path = reference_file(folder, data.name, data.split, network)
-        tensors = {view.layer: x.contiguous() for view, x in reference.seen.features.items() if view.network == network}
+        tensors = {
+            view.layer: x.contiguous() for view, x in reference.features.by_layer.items() if view.network == network
+        }
         about = {"evaluator": digest, "dataset": data.name, "split": data.split, "dataset_hash": data.hash}
         content = to_bytes({**tensors, "labels": data.y.to(torch.int16)}, about | integrity.UNCHECKED)
         with atomic_file(path) as temporary:
@@ -202,8 +205,8 @@ def write_reference(folder: Path, panel: Panel, data: Dataset) -> list[Path]:
     return paths
 
 
-def read_reference(folder: Path, panel: Panel, name: str, split: str) -> Reference | None:
-    """The features in `folder`, or None where a network of the panel has none or they are another network's.
+def read_reference(folder: Path, evaluators: Evaluators, name: str, split: str) -> Reference | None:
+    """The features in `folder`, or None where one of the networks has none or they are another network's.
 
     Raises `DataError` where a file is damaged.
     """
@@ -211,7 +214,7 @@ def read_reference(folder: Path, panel: Panel, name: str, split: str) -> Referen
     about: Mapping[str, str] = {}
     labels = torch.empty(0)
     files = hashlib.sha256()
-    for network, digest in panel.hashes.items():
+    for network, digest in evaluators.hashes.items():
         path = reference_file(folder, name, split, network)
         if not path.is_file():
             return None
@@ -222,18 +225,22 @@ def read_reference(folder: Path, panel: Panel, name: str, split: str) -> Referen
                 return None
             tensors = from_bytes(content)
             labels = tensors["labels"].long()
-            features |= {view: tensors[view.layer] for view in panel.views if view.network == network}
+            features |= {view: tensors[view.layer] for view in evaluators.views if view.network == network}
             files.update(content)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise DataError(
                 f"{path}: these reference features are damaged; install mnistgen again ({error})."
             ) from error
     names = FAMILIES[name].class_names if name in FAMILIES else ()
-    return Reference(name, split, about["dataset_hash"], Seen(features, labels), None, files.hexdigest()[:16], names)
+    return Reference(
+        name, split, about["dataset_hash"], Features(features, labels), None, files.hexdigest()[:16], names
+    )
 
 
-def read_scales(folder: Path, panel: Panel, reference: Reference) -> tuple[dict[int, dict[str, dict[str, Any]]], str]:
-    """The scales that ship for this panel and reference, by n, and the hash of their file; empty where there are none.
+def read_scales(
+    folder: Path, evaluators: Evaluators, reference: Reference
+) -> tuple[dict[int, dict[str, dict[str, Any]]], str]:
+    """The scales that ship for these evaluators and this reference, by n, and the hash of their file; else empty.
 
     Raises `DataError` where the file is damaged.
     """
@@ -244,9 +251,12 @@ def read_scales(folder: Path, panel: Panel, reference: Reference) -> tuple[dict[
         content = path.read_bytes()
         integrity.check_shipped(path, content)
         report = json.loads(content)
-        if report["evaluators"] != dict(panel.hashes) or report["reference_hash"] != reference.hash:
+        if report["evaluators"] != dict(evaluators.hashes) or report["reference_hash"] != reference.hash:
             return {}, ""
-        scales = {int(n): rows for n, rows in report["scales"].items()}
+        scales = {
+            int(n): {FORMER_ROWS.get(row, row): numbers for row, numbers in rows.items()}
+            for n, rows in report["scales"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: this scale is damaged; install mnistgen again ({error}).") from error
     return scales, hashlib.sha256(content).hexdigest()[:16]

@@ -11,7 +11,7 @@ from torch import Tensor
 from mnistgen.files import atomic_file
 from mnistgen.metrics import Replicates
 from mnistgen.sampling import grid
-from mnistgen.scoring.panel import PENULTIMATE
+from mnistgen.scoring.evaluators import PENULTIMATE
 from mnistgen.scoring.scale import FLOOR
 
 FID = f"fid.{PENULTIMATE}"

@@ -1,7 +1,7 @@
 """The scale of a score: what real images get, and what corrupted ones get, against the same reference at the same n.
 
-The floor is the best possible value: other real images, from the training split. The other rows are real training
-images corrupted in a way that an eye sees.
+The floor is the real-vs-real baseline, the best possible value: other real images, from the training split. The other
+rows are real training images corrupted so that an eye can tell.
 """
 
 import statistics
@@ -15,17 +15,17 @@ from torch import Tensor
 from mnistgen.data import Dataset, to_float, to_uint8
 from mnistgen.errors import DataError
 from mnistgen.metrics import label_agreement
+from mnistgen.scoring.evaluators import Evaluators
 from mnistgen.scoring.measure import Measured, measure
-from mnistgen.scoring.panel import Panel
 from mnistgen.scoring.reference import Reference, class_counts, draw
 
 NOISE = 0.1  # standard deviation, of the range from black to white
 BLUR = 1.0  # standard deviation, pixels
-COLLAPSED = 1  # the class that is drawn whatever was asked for
+COLLAPSED = 1  # the class that is generated whatever was requested
 FLOOR = "floor"
 
 
-def noised(images: Tensor, sigma: float = NOISE, *, seed: int = 0) -> Tensor:
+def noisy(images: Tensor, sigma: float = NOISE, *, seed: int = 0) -> Tensor:
     """Gaussian noise on every pixel, clipped and rounded: (n, 1, 28, 28) uint8 -> the same."""
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     return to_uint8(to_float(images) + 2 * sigma * noise)
@@ -54,7 +54,7 @@ def _uniform(labels: Tensor, seed: int) -> Tensor:
 
 
 def compute_scale(
-    panel: Panel,
+    evaluators: Evaluators,
     reference: Reference,
     training: Dataset,
     n: int,
@@ -70,40 +70,40 @@ def compute_scale(
     the floor are those of the reference images: training images are what the evaluator was trained on.
     """
     rows: dict[str, Callable[[Dataset], Tensor]] = {
-        "noised": lambda real: noised(real.images, seed=seed),
+        "noisy": lambda real: noisy(real.images, seed=seed),
         "blurred": lambda real: blurred(real.images),
         "one class": lambda real: _collapsed(training, real.y, seed),
         "uniform noise": lambda real: _uniform(real.y, seed),
     }
     total = draws + len(rows)
-    floors, labels = [], real_labels(panel, reference)
+    floors, labels = [], real_labels(evaluators, reference)
     for i in range(draws):
-        floors.append(floor(panel, reference, training, n, seed=seed + i).numbers | labels)
+        floors.append(floor(evaluators, reference, training, n, seed=seed + i).numbers | labels)
         if progress:
             progress(f"{n} images, floor {i + 1} of {draws}", (i + 1) / total)
     scale = {FLOOR: summary(floors)}
     real = _real(reference, training, n, seed)
-    for i, (name, spoil) in enumerate(rows.items()):
-        result = measure(panel.look(spoil(real), real.y), reference, seed=seed)
+    for i, (name, corrupt) in enumerate(rows.items()):
+        result = measure(evaluators.extract(corrupt(real), real.y), reference, seed=seed)
         scale[name] = summary([result.numbers])
         if progress:
             progress(f"{n} images, {name}", (draws + i + 1) / total)
     return scale
 
 
-def floor(panel: Panel, reference: Reference, training: Dataset, n: int, *, seed: int = 0) -> Measured:
+def floor(evaluators: Evaluators, reference: Reference, training: Dataset, n: int, *, seed: int = 0) -> Measured:
     """What n random training images get. Raises `DataError` where there are not as many of a class."""
     real = _real(reference, training, n, seed)
-    return measure(panel.look(real.images, real.y), reference, seed=seed)
+    return measure(evaluators.extract(real.images, real.y), reference, seed=seed)
 
 
-def real_labels(panel: Panel, reference: Reference) -> dict[str, float]:
+def real_labels(evaluators: Evaluators, reference: Reference) -> dict[str, float]:
     """Label agreement and confidence of the reference images. Raises `DataError` where they are not on disk."""
-    probabilities = reference.seen.probabilities
+    probabilities = reference.features.probabilities
     if probabilities is None:
         if reference.images is None:
             raise DataError("The floor: the reference images are not on disk.")
-        probabilities = panel.look(reference.images).probabilities
+        probabilities = evaluators.extract(reference.images).probabilities
         assert probabilities is not None
     agreement = label_agreement(probabilities, reference.labels)
     assert agreement.share is not None

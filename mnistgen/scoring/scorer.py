@@ -19,9 +19,9 @@ from mnistgen.limits import checked_seed
 from mnistgen.metrics import Alarm, GroupSums, Replicates, group_sums, label_agreement, replicate_fid
 from mnistgen.metrics.labels import summaries
 from mnistgen.scoring.classifiers import classification_accuracy_score, two_sample
+from mnistgen.scoring.evaluators import Evaluators, Features
 from mnistgen.scoring.fidelity import check_inception_weights, inception_fid
 from mnistgen.scoring.measure import JUDGED, TRAINING_IMAGES, Measured, measure, measure_memorisation
-from mnistgen.scoring.panel import Panel, Seen
 from mnistgen.scoring.reference import (
     LEAST,
     SUBSET_SEED,
@@ -70,7 +70,7 @@ class Scorer:
         n: int = N,
         device: str | torch.device = "auto",
         data_dir: Path | str | None = None,
-        panel: Panel | None = None,
+        evaluators: Evaluators | None = None,
         reference: Reference | None = None,
         training: Dataset | None = None,
         **how: Unpack[ConversionKeywords],
@@ -83,13 +83,13 @@ class Scorer:
         self.control, self._no_control = training, ""  # real images other than the reference
         if against is None and is_named(data):  # what is done to the images that are scored is not done to these
             how = {}
-        self.panel = panel or self._load_panel(data, how)
+        self.evaluators = evaluators or self._load_evaluators(data, how)
         if against is not None:
             self._hold_against(data, against, n, how)
         elif reference is not None:
             self.reference = reference
         elif split == "test" and _is_divided(data, data_dir):
-            self.reference = load_reference(self.panel, data, split, data_dir=data_dir, **how)
+            self.reference = load_reference(self.evaluators, data, split, data_dir=data_dir, **how)
             try:
                 self.training = load_data(data, "train", data_dir=data_dir, download=False, **how)
             except (DataError, UsageError) as error:  # not on disk, or damaged
@@ -99,10 +99,10 @@ class Scorer:
             self._hold_against_half(data, split, n, how)
         self._sums: dict[int, dict[str, GroupSums]] = {}
         self._partial: dict[tuple[int, ...], Scorer] = {}  # by the classes that they keep to
-        self.scales, self._scales_hash = read_scales(FOLDER, self.panel, self.reference)
+        self.scales, self._scales_hash = read_scales(FOLDER, self.evaluators, self.reference)
         self._shipped_scales = set(self.scales)
 
-    def _load_panel(self, data: str, how: ConversionKeywords) -> Panel:
+    def _load_evaluators(self, data: str, how: ConversionKeywords) -> Evaluators:
         """The evaluators of a dataset; those of a dataset of one's own are found by its name, or by its content."""
         own: Dataset | None = None
         if not is_named(data):
@@ -114,19 +114,19 @@ class Scorer:
                 f"dataset: --against {shlex.quote(data)}"
             )
         content = "" if own is None else own.hash
-        panel = Panel.load(dataset_name(data), source=data, content=content, device=self.device)
-        if content and panel.content not in ("", content):
+        evaluators = Evaluators.load(dataset_name(data), source=data, content=content, device=self.device)
+        if content and evaluators.content not in ("", content):
             self.notes.append(
                 f"Evaluator A was trained on other images that are called {dataset_name(data)}, too; to train one on "
                 f"these: {train_command('A', data)} --overwrite"
             )
-        return panel
+        return evaluators
 
     def _hold_against_half(self, data: str, split: str, n: int, how: ConversionKeywords) -> None:
         """Hold samples against one half of a dataset without test images, or of a split that has training images."""
         split = "all" if split == "test" else split
         found = load_data(data, split, data_dir=self.data_dir, download=False, **how)
-        check_classes(self.panel, found, data)
+        check_classes(self.evaluators, found, data)
         self._halve(ImageSource.of(found, found.name), n, split)
         self.notes.append(
             f"{found.name} {split} has images that models and evaluators are trained on, so samples look better than "
@@ -137,16 +137,16 @@ class Scorer:
     def _hold_against(self, data: str, against: Scorable, n: int, how: ConversionKeywords) -> None:
         """Hold samples against any set of images."""
         source = open_source(against, device=self.device, data_dir=self.data_dir, **how)
-        source.check(self.panel.num_classes)
+        source.check(self.evaluators.num_classes)
         self._halve(source, n, "")
         self._no_training = "it needs the training images of what made these."
         kind = dataset_name(data)
         self.notes.append(
-            f"Both sides are seen by the evaluators of {kind}: a distance means something where both are images of "
-            f"that kind, and 0 means that these networks see no difference, not that there is none."
+            f"The features of both sides are by the evaluators of {kind}: a distance means something where both are "
+            f"images of that kind, and 0 means that these networks see no difference, not that there is none."
         )
-        assert self.reference.seen.probabilities is not None
-        agreement = label_agreement(self.reference.seen.probabilities, self.reference.labels)
+        assert self.reference.features.probabilities is not None
+        agreement = label_agreement(self.reference.features.probabilities, self.reference.labels)
         known = agreement.share if self.labelled and agreement.share is not None else agreement.mean_confidence
         if known < UNSURE:
             what = "agreement with its labels" if self.labelled else "mean confidence"
@@ -158,11 +158,11 @@ class Scorer:
     def _halve(self, source: Source, n: int, split: str) -> None:
         """Take at most 2 n images of a source: one half as reference, the other for the floor."""
         own = source.labels if isinstance(source, ImageSource) else None
-        like = torch.tensor(source.classes or range(self.panel.num_classes)) if own is None else own
+        like = torch.tensor(source.classes or range(self.evaluators.num_classes)) if own is None else own
         drawn = source.draw(2 * n, like, seed=AGAINST_SEED)
         self.labelled = drawn.labels is not None
         self.reference, self.control = halves(
-            self.panel, drawn.images, drawn.labels, f"{source.name} {split}".strip(), source.class_names
+            self.evaluators, drawn.images, drawn.labels, f"{source.name} {split}".strip(), source.class_names
         )
         self.most = len(self.reference)
         if self.control is None:
@@ -197,7 +197,7 @@ class Scorer:
         """
         seed, say = checked_seed(seed), progress or _silent
         source = open_source(source, name=name, device=self.device, data_dir=self.data_dir, **options)
-        source.check(self.panel.num_classes)
+        source.check(self.evaluators.num_classes)
         kept = self._classes(source, classes)
         if kept and kept != self.reference.classes:
             if isinstance(source, ImageSource):
@@ -226,13 +226,13 @@ class Scorer:
         )
         say("features", 0.5)
         start = time.perf_counter()
-        seen = self.panel.look(drawn.images, drawn.labels)
+        features = self.evaluators.extract(drawn.images, drawn.labels)
         seconds = {"drawing": drawn.seconds, "features": time.perf_counter() - start}
         say("distances", 0.6)
-        result = measure(seen, self.reference, seed=seed)
+        result = measure(features, self.reference, seed=seed)
         replicates: dict[str, Replicates] = {}
         with result.part("intervals"):
-            replicates = self._replicates(seen)
+            replicates = self._replicates(features)
             result.details["bootstrap"] = {
                 name: {"standard_error": found.standard_error, "interval_95": found.interval(result.numbers[name])}
                 for name, found in replicates.items()
@@ -240,9 +240,9 @@ class Scorer:
 
         say("memorisation", 0.8)
         labels = drawn.labels
-        if labels is None:  # like is compared with like; what the evaluator sees will do
-            assert seen.probabilities is not None
-            labels = seen.probabilities.argmax(1)
+        if labels is None:  # like is compared with like; what the evaluator predicts will do
+            assert features.probabilities is not None
+            labels = features.probabilities.argmax(1)
         strip = None
         if self.training is None:
             result.not_measured["memorisation"] = self._no_training
@@ -313,20 +313,20 @@ class Scorer:
             ]
         return self._partial[classes]
 
-    def _replicates(self, seen: Seen) -> dict[str, Replicates]:
+    def _replicates(self, features: Features) -> dict[str, Replicates]:
         """The bootstrap of FID under each evaluator that ranks, by the name of the number."""
-        n = len(seen)
+        n = len(features)
         reference = self.reference.take(n)
         if n not in self._sums:
             self._sums[n] = {
-                f"fid.{view}": group_sums(reference.seen.features[view], reference.labels, seed=SUBSET_SEED)
+                f"fid.{view}": group_sums(reference.features.by_layer[view], reference.labels, seed=SUBSET_SEED)
                 for view in JUDGED
-                if view in seen.features
+                if view in features.by_layer
             }
-        ours = {f"fid.{view}": seen.features[view] for view in JUDGED if view in seen.features}
+        by_name = {f"fid.{view}": features.by_layer[view] for view in JUDGED if view in features.by_layer}
         return {
-            name: replicate_fid(group_sums(features, seen.labels, seed=SUBSET_SEED), self._sums[n][name])
-            for name, features in ours.items()
+            name: replicate_fid(group_sums(ours, features.labels, seed=SUBSET_SEED), self._sums[n][name])
+            for name, ours in by_name.items()
         }
 
     def _two_sample(self, result: Measured, images: Tensor, seed: int, say: Progress) -> None:
@@ -346,7 +346,7 @@ class Scorer:
     def _cas(self, result: Measured, drawn: Drawn, seed: int, say: Progress) -> None:
         if drawn.labels is None:
             raise UsageError("CAS: these images have no labels to train a classifier with.")
-        k = self.panel.num_classes
+        k = self.evaluators.num_classes
         samples = Dataset(drawn.images, drawn.labels, k, "samples", "all")
         test = Dataset(self._real_images(len(self.reference)), self.reference.labels, k, self.reference.name, "test")
         real = self._control_images(len(drawn.images), seed)
@@ -375,9 +375,9 @@ class Scorer:
             self.scales[n] = {}
             if self.control is not None:
                 with result.part("floor"):
-                    best = floor(self.panel, self.reference, self.control, n).numbers
+                    best = floor(self.evaluators, self.reference, self.control, n).numbers
                     if self.labelled:
-                        best |= real_labels(self.panel, self.reference)
+                        best |= real_labels(self.evaluators, self.reference)
                     else:  # what evaluator A sees agrees with what it sees
                         del best["label_agreement"]
                     self.scales[n] = {FLOOR: summary([best])}
@@ -391,8 +391,8 @@ class Scorer:
     def _protocol(self, drawn: Drawn, seed: int) -> dict[str, Any]:
         n = len(drawn.images)
         return {
-            "evaluators": dict(self.panel.hashes),
-            "layers": [str(view) for view in self.panel.views],
+            "evaluators": dict(self.evaluators.hashes),
+            "layers": [str(view) for view in self.evaluators.views],
             "n": n,
             "class_counts": drawn.counts,
             "reference": f"{self.reference.name} {self.reference.split}".strip(),
@@ -520,7 +520,7 @@ def score(
     `against`, another such source takes its place, and `data` names the evaluators that see both (see `Scorer`). The
     rest is for `Scorer.score`; a `Scorer` scores several sources without loading everything again.
     """
-    opened = {key: options.pop(key) for key in ("name", "batch_size", "knobs") if key in options}
+    opened = {key: options.pop(key) for key in ("name", "batch_size", "sampling_options") if key in options}
     how, where = conversions(options), resolve_device(device)
     found = open_source(source, device=where, data_dir=data_dir, **how, **opened)
     if against is not None:

@@ -68,7 +68,7 @@ class ModelSource(Source):
     model: GenerativeModel
     checkpoint: Checkpoint | None = None
     batch_size: int = BATCH
-    knobs: dict[str, Any] = field(default_factory=dict)
+    sampling_options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def dataset(self) -> str:  # type: ignore[override]
@@ -81,7 +81,7 @@ class ModelSource(Source):
     @property
     def about(self) -> dict[str, Any]:
         described = {} if self.checkpoint is None else {"checkpoint": asdict(self.checkpoint)}
-        return described | {"sampling": sampling_options(self.model) | self.knobs}
+        return described | {"sampling": options_of(self.model) | self.sampling_options}
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -105,7 +105,7 @@ class ModelSource(Source):
             labels = torch.zeros(n, dtype=torch.int64)
         labels = labels[torch.randperm(n, generator=torch.Generator().manual_seed(seed))]
         batches, done = [], 0
-        for batch in sample_batches(self.model, labels, seed=seed, batch_size=self.batch_size, **self.knobs):
+        for batch in sample_batches(self.model, labels, seed=seed, batch_size=self.batch_size, **self.sampling_options):
             batches.append(batch)
             done += len(batch)
             if progress:
@@ -184,7 +184,7 @@ class ImageSource(Source):
 Scorable = str | Path | GenerativeModel | Images | Source
 
 
-def sampling_options(model: GenerativeModel) -> dict[str, Any]:
+def options_of(model: GenerativeModel) -> dict[str, Any]:
     """The options that a model's `sample` has, in its order, with their defaults."""
     return {
         p.name: p.default
@@ -200,7 +200,7 @@ def open_source(
     device: str | torch.device = "cpu",
     data_dir: Path | str | None = None,
     batch_size: int = BATCH,
-    knobs: dict[str, Any] | None = None,
+    sampling_options: dict[str, Any] | None = None,
     **how: Unpack[ConversionKeywords],
 ) -> Source:
     """Whatever holds or draws images: a checkpoint (name, folder or file), a split of a dataset ("mnist:train"), a
@@ -213,7 +213,9 @@ def open_source(
     if isinstance(source, Source):
         return source
     if isinstance(source, GenerativeModel):
-        return ModelSource(name or type(source).__name__, source.to(device), None, batch_size, dict(knobs or {}))
+        return ModelSource(
+            name or type(source).__name__, source.to(device), None, batch_size, dict(sampling_options or {})
+        )
     if not isinstance(source, str | Path):
         data = as_dataset(source, name=name or "images")
         own = isinstance(source, Dataset)
@@ -243,7 +245,9 @@ def open_source(
         return ImageSource.of(found, name or found.name)
     model = load(path, device=device)
     called = path.parent.name if path.name == WEIGHTS else path.stem
-    return ModelSource(name or called or "checkpoint", model, read_checkpoint(path), batch_size, dict(knobs or {}))
+    return ModelSource(
+        name or called or "checkpoint", model, read_checkpoint(path), batch_size, dict(sampling_options or {})
+    )
 
 
 def dataset_of(sources: Sequence[Source], *, by_name: bool = False) -> str:

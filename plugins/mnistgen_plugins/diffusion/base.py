@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -20,14 +20,14 @@ from mnistgen import (
     HasEditing,
     HasLatents,
     HasLikelihood,
-    HasPath,
+    HasTrajectory,
     Noise,
     UsageError,
     load,
 )
 from mnistgen.model import normal_like
 from mnistgen.nn import Muon, PixelSpace, UNet, computes_in_bfloat16
-from mnistgen.solvers import Denoiser, Path, guide, inpaint, last, log_likelihood, rk4
+from mnistgen.solvers import Denoiser, ProbabilityPath, guide, inpaint, last, log_likelihood, rk4
 
 IMAGE = (1, 28, 28)
 ODE_STEPS = 32  # where an image and its noise are to lead to each other
@@ -56,7 +56,7 @@ class DiffusionConfig(BaseConfig):
     pixels: Literal["plain", "ranked"] = "ranked"
     """The space the network works in: [-1, 1], or with black apart and ink by rank; then centred and scaled."""
     label_dropout: float = 0.1
-    """Share of the images whose class the network is not told in training, so that it can be guided by the class."""
+    """Share of the images whose class the network is not told in training, for classifier-free guidance."""
     learnt_guidance: float = 1.25
     """Guidance scale that is learnt in training, so that sampling needs no guidance; 1 learns the data as they are."""
     middle_guidance: float = 1.9
@@ -80,16 +80,16 @@ class DiffusionConfig(BaseConfig):
 
 
 def ends(path: Callable[..., Iterator[Tensor]]) -> Callable[..., Tensor]:
-    """`sample`, made of `sample_path`: the same knobs, and the last of its images."""
+    """`sample`, made of `sample_trajectory`: the same options, and the last of its images."""
 
     @functools.wraps(path)
-    def sample(self: Diffusion, y: Tensor, *, noise: Noise, **knobs: Any) -> Tensor:
-        return last(path(self, y, noise=noise, **knobs))
+    def sample(self: Diffusion, y: Tensor, *, noise: Noise, **options: Any) -> Tensor:
+        return last(path(self, y, noise=noise, **options))
 
     return sample
 
 
-class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood):
+class Diffusion(GenerativeModel, HasTrajectory, HasLatents, HasEditing, HasLikelihood):
     """A model of x_t = alpha(t) x + sigma(t) eps by its denoiser; `path` says what alpha and sigma are."""
 
     family = "diffusion"
@@ -97,7 +97,8 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
     latent_shape = IMAGE
     Config: ClassVar[type[BaseConfig]] = DiffusionConfig
     config: DiffusionConfig
-    path: Path
+    former_options: ClassVar[Mapping[str, str]] = {"weak": "autoguidance_model"}
+    path: ProbabilityPath
     likelihood = "lower bound"
     likelihood_of = "8-bit pixels"
 
@@ -132,12 +133,12 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
         guidance_scale: float = 1.0,
         start: float = -math.inf,
         end: float = math.inf,
-        weak: str = "",
+        autoguidance_model: str = "",
     ) -> Denoiser:
         """D(x_t, t) of given labels, or class weights, guided while t is in [start, end].
 
-        By the class, or, where `weak` names the checkpoint of a weaker model of the same kind, away from what that
-        one makes of the same class (autoguidance).
+        Classifier-free, or, where `autoguidance_model` names the checkpoint of a smaller or less trained model of the
+        same kind, away from what that one makes of the same class (autoguidance).
         """
 
         def main(x_t: Tensor, t: Tensor) -> Tensor:
@@ -145,20 +146,24 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
 
         if guidance_scale == 1:
             return main
-        if weak:
-            other = self.weaker(weak).denoiser(y)
+        if autoguidance_model:
+            guiding = self.guiding_model(autoguidance_model).denoiser(y)
         else:
             no_class = torch.zeros(len(y), self.num_classes, device=y.device)
-            other = functools.partial(self.denoise, y=no_class)
-        return guide(main, other, guidance_scale, (start, end))
+            guiding = functools.partial(self.denoise, y=no_class)
+        return guide(main, guiding, guidance_scale, (start, end))
 
-    def weaker(self, name: str) -> Diffusion:
-        """The model of another checkpoint, in the same space of pixels and on the same device."""
+    def guiding_model(self, name: str) -> Diffusion:
+        """Load the model of another checkpoint, in the same space of pixels and on the same device."""
         model = loaded(name)
         if not isinstance(model, type(self)) or model.num_classes != self.num_classes:
-            raise UsageError(f"weak is {name}, which is no {type(self).__name__} of {self.num_classes} classes.")
+            raise UsageError(
+                f"autoguidance_model is {name}, which is no {type(self).__name__} of {self.num_classes} classes."
+            )
         if not torch.equal(model.pixels.values.cpu(), self.pixels.values.cpu()):
-            raise UsageError(f"weak is {name}, whose space of pixels is another; train both on the same images.")
+            raise UsageError(
+                f"autoguidance_model is {name}, whose space of pixels is another; train both on the same images."
+            )
         return model.to(self.pixels.values.device)
 
     def some_labels(self, y: Tensor) -> Tensor:
@@ -169,8 +174,10 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
         return weights
 
     @torch.no_grad()
-    def pull(self, predict: Callable[[Tensor, Tensor, Tensor], Tensor], x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """What is added to a training target, so that f(y) is learnt guided: w f0(y) + (1 - w) f0(no class).
+    def guidance_correction(
+        self, predict: Callable[[Tensor, Tensor, Tensor], Tensor], x_t: Tensor, t: Tensor, y: Tensor
+    ) -> Tensor:
+        """The term added to a training target, so that f(y) is learnt guided: w f0(y) + (1 - w) f0(no class).
 
         f0 is what the target alone would teach, f = `predict` is the network as it stands, without a gradient, and w is
         `learnt_guidance`, or `middle_guidance` where it is more and the noise as strong as MIDDLE says (Tang et al.,
@@ -179,7 +186,7 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
         class)), the others nothing; on average f(y) = f0(y) + s c (f(y) - f(no class)), so that s c = 1 - 1 / w. It is
         nothing for an image whose class is not told, and outside training.
         """
-        pull, config = torch.zeros_like(x_t), self.config
+        correction, config = torch.zeros_like(x_t), self.config
         n = math.ceil(config.guided_share * len(x_t))
         if self.training and max(config.learnt_guidance, config.middle_guidance) > 1:
             x_t, t, y = (torch.cat([part[:n], part[:n]]) for part in (x_t, t, y))
@@ -189,8 +196,8 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
             w = torch.full_like(strength, config.learnt_guidance)
             middle = (strength >= MIDDLE[0]) & (strength <= MIDDLE[1])
             w = torch.where(middle, w.clamp_min(config.middle_guidance), w)
-            pull[:n] = ((1 - 1 / w) * len(pull) / n)[:, None, None, None] * (guided - unguided)
-        return pull
+            correction[:n] = ((1 - 1 / w) * len(correction) / n)[:, None, None, None] * (guided - unguided)
+        return correction
 
     @property
     def prior_std(self) -> float:
@@ -201,17 +208,17 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
         """x_t where the path begins, of standard normal z, (b, 1, 28, 28)."""
         return (self.prior_std * z).contiguous(memory_format=torch.channels_last)
 
-    def draw(self, noise: Noise) -> Tensor:
+    def prior_sample(self, noise: Noise) -> Tensor:
         """x_t where the path begins, (b, 1, 28, 28)."""
         return self.begin(noise.normal(*IMAGE))
 
     @abstractmethod
     def times(self, steps: int, start: float = 0.0) -> Tensor:
-        """(steps + 1,) times from the part `start` of the way, 0 where it begins in noise, to the data."""
+        """(steps + 1,) times from the part `start` of the path, 0 where it begins in noise, to the data."""
 
     @abstractmethod
     def follow(self, denoiser: Denoiser, state: Tensor, times: Tensor) -> Iterator[Tensor]:
-        """The states of the deterministic way along `times`, in either direction."""
+        """The states of the deterministic trajectory along `times`, in either direction."""
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """The image to which the ODE leads from z."""
@@ -225,11 +232,11 @@ class Diffusion(GenerativeModel, HasPath, HasLatents, HasEditing, HasLikelihood)
     def inpaint(self, x: Tensor, known: Tensor, y: Tensor, *, noise: Noise) -> Tensor:
         """The ODE of a denoiser that is told the data where they are known."""
         denoiser = inpaint(self.denoiser(y), self.pixels.encode(x), known)
-        images = self.pixels.decode(last(self.follow(denoiser, self.draw(noise), self.times(ODE_STEPS))))
+        images = self.pixels.decode(last(self.follow(denoiser, self.prior_sample(noise), self.times(ODE_STEPS))))
         return torch.where(known, x, images)
 
     def vary(self, x: Tensor, y: Tensor, *, noise: Noise, strength: float = 0.5) -> Tensor:
-        """Noise is added as it is at the part 1 - strength of the way, and the ODE leads back (Meng et al. 2022)."""
+        """Noise is added as it is at the part 1 - strength of the path, and the ODE leads back (Meng et al. 2022)."""
         if not 0 <= strength <= 1:
             raise UsageError(f"strength is {strength}; it must be from 0 to 1.")
         if strength == 0:

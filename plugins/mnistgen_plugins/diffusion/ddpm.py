@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise, UsageError
-from mnistgen.solvers import Denoiser, Preserving, ddim
+from mnistgen.solvers import Denoiser, VPPath, ddim
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
 
 T = 1000
@@ -38,7 +38,7 @@ class DDPM(Diffusion):
 
     Config = DDPMConfig
     config: DDPMConfig
-    path = Preserving(T)
+    path = VPPath(T)
 
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """The squared error of the noise, a pixel."""
@@ -46,7 +46,7 @@ class DDPM(Diffusion):
         t = torch.randint(1, T + 1, (len(y),), device=x.device).float()
         eps, y = torch.randn_like(x), self.some_labels(y)
         x_t = self.path.at(x, eps, t)
-        error = self.noise(x_t, t, y) - eps - self.pull(self.noise, x_t, t, y)
+        error = self.noise(x_t, t, y) - eps - self.guidance_correction(self.noise, x_t, t, y)
         yield Loss(error.square().mean(), self)
 
     def noise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class DDPM(Diffusion):
         data = self.path.data_of_noise(x_t, self.noise(x_t, t, y), t)
         return data.clamp(self.pixels.values[0], self.pixels.values[-1])
 
-    def sample_path(
+    def sample_trajectory(
         self,
         y: Tensor,
         *,
@@ -67,26 +67,32 @@ class DDPM(Diffusion):
         guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 1000.0,
-        weak: str = "",
+        autoguidance_model: str = "",
     ) -> Iterator[Tensor]:
         """By steps of equal length: DDIM with `eta` 0, ancestral sampling with 1.
 
         Args:
             steps: Steps from noise to image, at most 1,000; more are slower and more exact.
             eta: Share of new noise in each step: 0 is deterministic DDIM, 1 ancestral sampling.
-            guidance_scale: Factor on what the class adds (classifier-free guidance), or on the way from the weak model;
-                1 is none.
+            guidance_scale: Factor on what the class adds (classifier-free guidance), or on the difference from the
+                autoguidance model; 1 is none.
             guidance_start: Lowest of the 1,000 noise levels at which there is guidance; 0 is the image.
             guidance_end: Highest of the 1,000 noise levels at which there is guidance.
-            weak: Checkpoint of a weaker model of the same kind to guide away from, instead of by the class
-                (autoguidance).
+            autoguidance_model: Checkpoint of a smaller or less trained model of the same kind to guide away from, in
+                place of classifier-free guidance.
         """
         if not 1 <= steps <= T:
             raise UsageError(f"steps is {steps}; it must be from 1 to {T}.")
-        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
-        return self.images(ddim(denoiser, self.path, self.draw(noise), self.times(steps), noise=noise, eta=eta))
+        denoiser = self.denoiser(
+            y,
+            guidance_scale=guidance_scale,
+            start=guidance_start,
+            end=guidance_end,
+            autoguidance_model=autoguidance_model,
+        )
+        return self.images(ddim(denoiser, self.path, self.prior_sample(noise), self.times(steps), noise=noise, eta=eta))
 
-    sample = ends(sample_path)
+    sample = ends(sample_trajectory)
 
     def times(self, steps: int, start: float = 0.0) -> Tensor:
         times: Tensor = torch.linspace(round((1 - start) * T), 0, steps + 1, dtype=torch.float64).round().unique()

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mnistgen import Loss, Noise
 from mnistgen.nn import PIXEL_STD
-from mnistgen.solvers import Denoiser, Exploding, churned_heun, heun, karras
+from mnistgen.solvers import Denoiser, VEPath, edm_sampler, heun, karras
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
 
 
@@ -49,7 +49,7 @@ class EDM(Diffusion):
 
     Config = EDMConfig
     config: EDMConfig
-    path = Exploding(noisy=80.0)
+    path = VEPath(noisy=80.0)
 
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """The weighted squared error of the denoiser, a pixel."""
@@ -57,7 +57,7 @@ class EDM(Diffusion):
         sigma = (self.config.log_sigma_mean + self.config.log_sigma_std * torch.randn(len(y), device=x.device)).exp()
         x_sigma = self.path.at(x, torch.randn_like(x), sigma)
         y = self.some_labels(y)
-        error = self.denoise(x_sigma, sigma, y) - x - self.pull(self.denoise, x_sigma, sigma, y)
+        error = self.denoise(x_sigma, sigma, y) - x - self.guidance_correction(self.denoise, x_sigma, sigma, y)
         weight = (PIXEL_STD**2 + sigma**2) / (PIXEL_STD * sigma) ** 2
         yield Loss((weight[:, None, None, None] * error.square()).mean(), self)
 
@@ -67,7 +67,7 @@ class EDM(Diffusion):
         F_x = self.evaluate(scale * x_t, t[:, None].clamp_min(1e-4).log() / 4, y)
         return (PIXEL_STD * scale) ** 2 * x_t + PIXEL_STD * sigma * scale * F_x
 
-    def sample_path(
+    def sample_trajectory(
         self,
         y: Tensor,
         *,
@@ -80,38 +80,44 @@ class EDM(Diffusion):
         guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 80.0,
-        weak: str = "",
+        autoguidance_model: str = "",
     ) -> Iterator[Tensor]:
         """By noise levels from 80 to 0, two evaluations each but the last.
 
         Args:
             steps: Noise levels from noise to image; more are slower and more exact.
-            churn: Noise added on the way, S_churn of the paper; 0 is deterministic.
+            churn: Noise added during sampling, S_churn of the paper; 0 is deterministic.
             churn_from: Lowest noise level at which it is added, S_min.
             churn_to: Highest noise level at which it is added, S_max.
             noise_scale: Factor on the noise that is added, S_noise.
-            guidance_scale: Factor on what the class adds (classifier-free guidance), or on the way from the weak model;
-                1 is none.
+            guidance_scale: Factor on what the class adds (classifier-free guidance), or on the difference from the
+                autoguidance model; 1 is none.
             guidance_start: Lowest noise level at which there is guidance; 0 is the image.
             guidance_end: Highest noise level at which there is guidance.
-            weak: Checkpoint of a weaker model of the same kind to guide away from, instead of by the class
-                (autoguidance).
+            autoguidance_model: Checkpoint of a smaller or less trained model of the same kind to guide away from, in
+                place of classifier-free guidance.
         """
-        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
+        denoiser = self.denoiser(
+            y,
+            guidance_scale=guidance_scale,
+            start=guidance_start,
+            end=guidance_end,
+            autoguidance_model=autoguidance_model,
+        )
         return self.images(
-            churned_heun(
+            edm_sampler(
                 denoiser,
-                self.draw(noise),
+                self.prior_sample(noise),
                 self.times(steps),
                 noise=noise,
-                churn=churn,
-                lowest=churn_from,
-                highest=churn_to,
-                swell=noise_scale,
+                s_churn=churn,
+                s_min=churn_from,
+                s_max=churn_to,
+                s_noise=noise_scale,
             )
         )
 
-    sample = ends(sample_path)
+    sample = ends(sample_trajectory)
 
     def times(self, steps: int, start: float = 0.0) -> Tensor:
         return karras(steps, highest=self.path.noisy, start=start)

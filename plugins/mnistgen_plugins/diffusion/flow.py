@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise, UsageError
-from mnistgen.solvers import SOLVERS, Denoiser, Field, Straight, even, midpoint
+from mnistgen.solvers import SOLVERS, Denoiser, Field, LinearPath, even, midpoint
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends, loaded
 
 LAST = 1 - 1e-3  # the last time at which a denoiser has a velocity
@@ -49,7 +49,7 @@ class Flow(Diffusion):
 
     Config = FlowConfig
     config: FlowConfig
-    path = Straight()
+    path = LinearPath()
 
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """The squared error of the velocity, a pixel."""
@@ -57,7 +57,7 @@ class Flow(Diffusion):
         n = self.config.time_mean + self.config.time_std * torch.randn(len(y), device=x.device)
         t, eps, y = n.sigmoid(), torch.randn_like(x), self.some_labels(y)
         x_t = self.path.at(x, eps, t)
-        error = self.velocity(x_t, t, y) - (x - eps) - self.pull(self.velocity, x_t, t, y)
+        error = self.velocity(x_t, t, y) - (x - eps) - self.guidance_correction(self.velocity, x_t, t, y)
         yield Loss(error.square().mean(), self)
 
     def velocity(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Flow(Diffusion):
     def denoise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return self.path.data_of_velocity(x_t, self.velocity(x_t, t, y), t)
 
-    def sample_path(
+    def sample_trajectory(
         self,
         y: Tensor,
         *,
@@ -77,7 +77,7 @@ class Flow(Diffusion):
         guidance_scale: float = 1.0,
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
-        weak: str = "",
+        autoguidance_model: str = "",
     ) -> Iterator[Tensor]:
         """x_1 by a solver of the ODE.
 
@@ -85,17 +85,23 @@ class Flow(Diffusion):
             steps: Steps from noise to image; more are slower and more exact.
             solver: How a step is taken; euler needs one evaluation of the network a step, heun and midpoint two, rk4
                 four, adams one and remembers the last; adaptive chooses its steps itself.
-            guidance_scale: Factor on what the class adds (classifier-free guidance), or on the way from the weak model;
-                1 is none.
+            guidance_scale: Factor on what the class adds (classifier-free guidance), or on the difference from the
+                autoguidance model; 1 is none.
             guidance_start: Time from which there is guidance; 0 is noise.
             guidance_end: Time up to which there is guidance; 1 is the image.
-            weak: Checkpoint of a weaker model of the same kind to guide away from, instead of by the class
-                (autoguidance).
+            autoguidance_model: Checkpoint of a smaller or less trained model of the same kind to guide away from, in
+                place of classifier-free guidance.
         """
-        denoiser = self.denoiser(y, guidance_scale=guidance_scale, start=guidance_start, end=guidance_end, weak=weak)
-        return self.images(SOLVERS[solver](self.field(denoiser), self.draw(noise), self.times(steps)))
+        denoiser = self.denoiser(
+            y,
+            guidance_scale=guidance_scale,
+            start=guidance_start,
+            end=guidance_end,
+            autoguidance_model=autoguidance_model,
+        )
+        return self.images(SOLVERS[solver](self.field(denoiser), self.prior_sample(noise), self.times(steps)))
 
-    sample = ends(sample_path)
+    sample = ends(sample_trajectory)
 
     def times(self, steps: int, start: float = 0.0) -> Tensor:
         return start + (1 - start) * even(self.path, steps)

@@ -14,7 +14,7 @@ one Jacobian-vector product. A sample is z_0 = z_1 - u(z_1, 0, 1), or as many st
 
 With a trained flow for a teacher, u begins as its velocity, which then takes the place of v: it is the mean of all
 eps - x that lead through z_t, and has none of their variance. And the identity may be had in its finite form, where the
-teacher is followed for a little part h of the way (as in Kim et al., "Consistency Trajectory Models", 2024):
+teacher is followed for a short time h (as in Kim et al., "Consistency Trajectory Models", 2024):
 
     (t - r) u(z_t, r, t) = h v(z_t, t) + (t - h - r) u(z_(t - h), r, t - h),    z_(t - h) = z_t - h v(z_t, t)
 
@@ -32,7 +32,7 @@ from torch.func import functional_call, jvp
 
 from mnistgen import Loss, Noise, UsageError
 from mnistgen.nn import UNet
-from mnistgen.solvers import Denoiser, Straight, even, last, midpoint
+from mnistgen.solvers import Denoiser, LinearPath, even, last, midpoint
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
 from mnistgen_plugins.diffusion.flow import Flow, teacher
 
@@ -54,7 +54,7 @@ class MeanFlowConfig(DiffusionConfig):
     teacher: str = ""
     """Checkpoint of a flow that the velocity comes from, and the weights to begin with; without one, from scratch."""
     part: float = 0.0
-    """h, the part of the way for which the velocity is followed; 0 for the derivative."""
+    """h, the time for which the velocity is followed; 0 for the derivative."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,7 +70,7 @@ class MeanFlow(Diffusion):
 
     Config = MeanFlowConfig
     config: MeanFlowConfig
-    path = Straight()
+    path = LinearPath()
 
     def __init__(self, config: MeanFlowConfig, num_classes: int = 10) -> None:
         super().__init__(config, num_classes)
@@ -108,7 +108,9 @@ class MeanFlow(Diffusion):
             with torch.no_grad():
                 v = self.velocity(z, t, y)
         else:
-            v = v + self.pull(lambda z, t, y: self.instant_velocity(z, 1 - t, y), z, 1 - t, y)  # of our times
+            v = v + self.guidance_correction(
+                lambda z, t, y: self.instant_velocity(z, 1 - t, y), z, 1 - t, y
+            )  # of our times
         target = self.followed(z, v, r, t, y) if self.config.part else self.target(z, v, r, t, y)
         error = (self.average_velocity(z, r, t, y) - target).square().flatten(1).mean(1)
         weight = 1 / (error.detach() + self.config.damping)
@@ -132,7 +134,7 @@ class MeanFlow(Diffusion):
 
     @torch.no_grad()
     def followed(self, z: Tensor, v: Tensor, r: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """u(z_t, r, t) by the velocity for a part of the way, and the network for the rest."""
+        """u(z_t, r, t) by the velocity for the time h, and the network for the rest."""
         h = (t - r).clamp(max=self.config.part)
         wide = h[:, None, None, None]
         if self.config.teacher:
@@ -175,18 +177,18 @@ class MeanFlow(Diffusion):
         return x_t - s[:, None, None, None] * self.instant_velocity(x_t, s, y)
 
     def sample(self, y: Tensor, *, noise: Noise, steps: int = 1) -> Tensor:
-        """z_0 by average velocities, each over an equal part of the way.
+        """z_0 by average velocities, each over an equal time.
 
         Args:
             steps: Evaluations of the network; one is what it is trained for.
         """
-        return last(self.sample_path(y, noise=noise, steps=steps))
+        return last(self.sample_trajectory(y, noise=noise, steps=steps))
 
-    def sample_path(self, y: Tensor, *, noise: Noise, steps: int = 1) -> Iterator[Tensor]:
+    def sample_trajectory(self, y: Tensor, *, noise: Noise, steps: int = 1) -> Iterator[Tensor]:
         """z_r as an image after each step."""
         if steps < 1:
             raise UsageError(f"steps is {steps}; it must be at least 1.")
-        return self.images(self.leaps(self.draw(noise), y, steps))
+        return self.images(self.leaps(self.prior_sample(noise), y, steps))
 
     def leaps(self, z: Tensor, y: Tensor, steps: int) -> Iterator[Tensor]:
         """z_r = z_t - (t - r) u(z_t, r, t), step by step."""

@@ -115,15 +115,15 @@ class SiD(GenerativeModel, HasDecoder):
         y = F.one_hot(y, self.num_classes).float()
         fake = self.generate(torch.randn_like(x), y)
 
-        x_t, t, eps = self.noised(fake.detach())
+        x_t, t, eps = self.perturb(fake.detach())
         error = self.critic.velocity(x_t, t, y) - (fake.detach() - eps)
         yield Loss(error.square().mean(), self.critic)
 
-        x_t, t, _ = self.noised(fake)
+        x_t, t, _ = self.perturb(fake)
         of_teacher, of_critic = (flow.denoise(x_t, t, y) for flow in (self.teacher(), self.critic))
         yield Loss(self.divergence(fake, of_teacher, of_critic), self.generator)
 
-    def noised(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def perturb(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x_t, t and eps, at random times."""
         t = (self.config.compared_std * torch.randn(len(x), device=x.device)).sigmoid().clamp(LEAST, MOST)
         eps = torch.randn_like(x)

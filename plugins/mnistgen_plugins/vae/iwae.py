@@ -9,7 +9,7 @@ whose gradient is sum_i w~_i grad log w_i, where w~ = w / sum w. With k = 1 it i
 Kingma & Welling, "Auto-Encoding Variational Bayes" (2014). `dreg` replaces the encoder's gradient by the doubly
 reparameterised one (Tucker et al. 2019), which has the same mean and, as k grows, less noise.
 
-The pixels are binary, b ~ Bernoulli((x + 1) / 2), drawn anew in each step. `log_prob` of a grey image puts its values v
+The pixels are binary, b ~ Bernoulli((x + 1) / 2), resampled in each step. `log_prob` of a grey image puts its values v
 where binary pixels b stand. Since log p is convex in b, this is a lower bound on the mean of log p(b | y) over
 b ~ Bernoulli(v); where x is already black and white, b = v. What is sampled and decoded is the mean of p(b | z, y),
 the probability of white, shown as a grey image.

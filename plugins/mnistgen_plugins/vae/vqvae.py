@@ -67,7 +67,7 @@ class VQVAEConfig(BaseConfig):
     prior_heads: int = 4
     """Attention heads of the transformer."""
     label_dropout: float = 0.1
-    """Share of the images whose class the prior is not told in training, so that it can be guided by the class."""
+    """Share of the images whose class the prior is not told in training, for classifier-free guidance."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The networks that look at images for a score, and what they see."""
+"""The networks of a score, and the features that they extract from images."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from mnistgen.checkpoint import read_checkpoint
 from mnistgen.errors import CheckpointError, UsageError
 from mnistgen.evaluator import Classifier, evaluator_hash, evaluator_path, extract, load_classifier
 
-# A scores. B audits it: another architecture and seed. The random one knows nothing of classes.
+# A scores. B is the second evaluator: another architecture and seed. The random one knows nothing of classes.
 NETWORKS = ("A", "B", "random")
 
 
@@ -32,27 +32,27 @@ VIEWS = (PENULTIMATE, EARLY, View("B", "penultimate"), View("B", "early"), View(
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """Images as the networks see them."""
+class Features:
+    """Features of images by every network, their labels, and the probabilities of their classes."""
 
-    features: Mapping[View, Tensor]  # (n, d) float16 each
+    by_layer: Mapping[View, Tensor]  # (n, d) float16 each
     labels: Tensor | None  # (n,) int64: what the images are, or are meant to be
     probabilities: Tensor | None = None  # (n, k) float32, by evaluator A
 
     def __len__(self) -> int:
-        return len(next(iter(self.features.values())))
+        return len(next(iter(self.by_layer.values())))
 
-    def subset(self, indices: Tensor) -> "Seen":
+    def subset(self, indices: Tensor) -> "Features":
         """The images at `indices` (m,) int64."""
-        return Seen(
-            {view: features[indices] for view, features in self.features.items()},
+        return Features(
+            {view: features[indices] for view, features in self.by_layer.items()},
             None if self.labels is None else self.labels[indices],
             None if self.probabilities is None else self.probabilities[indices],
         )
 
 
 @dataclass(frozen=True, eq=False)
-class Panel:
+class Evaluators:
     """The evaluators of a dataset: A always, B where there is one, and the random network."""
 
     networks: Mapping[str, Classifier]
@@ -62,7 +62,7 @@ class Panel:
     @classmethod
     def load(
         cls, dataset: str, *, source: str | Path = "", content: str = "", device: str | torch.device = "cpu"
-    ) -> "Panel":
+    ) -> "Evaluators":
         """The shipped evaluators where they were trained on `dataset`, else those of `mnistgen evaluator train`.
 
         `source` and `content` are as for `evaluator_path`. Raises `CheckpointError` that says how to make A, where
@@ -73,14 +73,14 @@ class Panel:
         for name in NETWORKS[1:]:
             try:
                 other = evaluator_path(dataset, name, source=source, content=content)
-            except CheckpointError:  # the audit is left out, and the protocol says which networks looked
+            except CheckpointError:  # it is left out, and the protocol says which networks there are
                 continue
             networks[name] = load_classifier(other, device=device)
         return dataclasses.replace(cls.of(networks), content=read_checkpoint(path).content)
 
     @classmethod
-    def of(cls, networks: Mapping[str, Classifier]) -> "Panel":
-        """A panel of any classifiers, of which that called "A" scores."""
+    def of(cls, networks: Mapping[str, Classifier]) -> "Evaluators":
+        """Evaluators of any classifiers, of which that called "A" scores."""
         return cls(networks, {name: evaluator_hash(network) for name, network in networks.items()})
 
     @property
@@ -92,8 +92,8 @@ class Panel:
         """The layers that count, of the networks that there are."""
         return tuple(view for view in VIEWS if view.network in self.networks)
 
-    def look(self, images: Tensor, labels: Tensor | None = None) -> Seen:
-        """One pass of every network: (n, 1, 28, 28) uint8, (n,) int64."""
+    def extract(self, images: Tensor, labels: Tensor | None = None) -> Features:
+        """Extract features in one pass of every network: (n, 1, 28, 28) uint8, (n,) int64."""
         if len(images) == 0:
             raise UsageError("There are no images to score.")
         features: dict[View, Tensor] = {}
@@ -104,4 +104,4 @@ class Panel:
             if name == "A":
                 probabilities = found.pop("logits").softmax(1)
             features |= {View(name, layer): values for layer, values in found.items()}
-        return Seen(features, labels, probabilities)
+        return Features(features, labels, probabilities)

@@ -1,6 +1,7 @@
 """Seeded sampling, one seed an image."""
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,15 +21,15 @@ BATCH = 250
 
 
 def sample(
-    model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, batch_size: int = BATCH, **knobs: Any
+    model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, batch_size: int = BATCH, **options: Any
 ) -> Tensor:
     """Draw one image for each label: (n,) -> (n, 1, 28, 28) uint8 on the CPU, 0 black and 255 white.
 
-    Image i depends on `(seed, i)` and its label alone, not on the batch size. `knobs` go to `model.sample`. Raises
+    Image i depends on `(seed, i)` and its label alone, not on the batch size. `options` go to `model.sample`. Raises
     `UsageError` on a label that the model does not have, a number that is not finite, and a batch that does not fit
     into memory.
     """
-    batches = list(sample_batches(model, labels, seed=seed, batch_size=batch_size, **knobs))
+    batches = list(sample_batches(model, labels, seed=seed, batch_size=batch_size, **options))
     return torch.cat(batches) if batches else torch.empty(0, 1, 28, 28, dtype=torch.uint8)
 
 
@@ -39,7 +40,7 @@ def sample_batches(
     seed: int = 0,
     batch_size: int = BATCH,
     first: int = 0,
-    **knobs: Any,
+    **options: Any,
 ) -> Iterator[Tensor]:
     """`sample`, yielding each batch (b, 1, 28, 28) uint8 as it is done.
 
@@ -47,17 +48,17 @@ def sample_batches(
     """
     y = labels_of(model, labels)
     device = device_of(model)
-    require_finite(knobs)
+    options = checked_options(model, options)
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
 
     def draw(indices: range) -> Tensor:
         noise = Noise(seed, range(first + indices.start, first + indices.stop), device)
         with asked(model, "sample"):
-            return model.sample(y[indices.start : indices.stop].to(device), noise=noise, **knobs)
+            return model.sample(y[indices.start : indices.stop].to(device), noise=noise, **options)
 
     at_a_time = min(batch_size, len(y))
-    what = f"Drawing {at_a_time} images at a time (--batch-size)"
+    what = f"Sampling {at_a_time} images at a time (--batch-size)"
     require_room(at_a_time, device, what, lambda n: draw(range(n)))
     for start in range(0, len(y), batch_size):
         indices = range(start, min(start + batch_size, len(y)))
@@ -98,13 +99,19 @@ def device_of(model: GenerativeModel) -> torch.device:
     return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
 
 
-def require_finite(knobs: Mapping[str, Any]) -> None:
-    """Raise `UsageError` where a number among a model's knobs is NaN or infinite, or a whole one beyond all use."""
-    for name, value in knobs.items():
+def checked_options(model: GenerativeModel, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling options by their present names.
+
+    Raises `UsageError` where a number is NaN or infinite, or a whole one beyond all use.
+    """
+    for name, value in options.items():
+        if name in model.former_options:
+            warnings.warn(f"{name} is called {model.former_options[name]} now.", DeprecationWarning, stacklevel=4)
         if isinstance(value, int) and abs(value) > LARGEST_OPTION:
             raise UsageError(f"{name} is {value}; it must be at most {LARGEST_OPTION}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{name} is {value}; it must be finite.")
+    return {model.former_options.get(name, name): value for name, value in options.items()}
 
 
 def labels_of(model: GenerativeModel, labels: Tensor | Sequence[int]) -> Tensor:

@@ -17,7 +17,7 @@ DENSITY_K = 5
 SLACK = 1e-9  # relative; a point on the edge of a ball is inside, whatever the rounding
 
 
-class ManifoldScores(NamedTuple):
+class PRDC(NamedTuple):
     """All are 0 at worst; density alone can be above 1."""
 
     precision: float  # share of samples in a ball of a real image
@@ -26,9 +26,7 @@ class ManifoldScores(NamedTuple):
     coverage: float  # share of real images whose ball holds a sample
 
 
-def manifold_scores(
-    samples: Tensor, reference: Tensor, *, k: int = PRECISION_K, density_k: int = DENSITY_K
-) -> ManifoldScores:
+def prdc(samples: Tensor, reference: Tensor, *, k: int = PRECISION_K, density_k: int = DENSITY_K) -> PRDC:
     """All four scores from one set of distances: (n, d), (m, d), more than `k` and `density_k` images a side.
 
     Precision and recall after Kynkaanniemi et al. 2019 (https://arxiv.org/abs/1904.06991), density and coverage
@@ -53,7 +51,7 @@ def manifold_scores(
         inside = distances <= around_real_density
         dense += int(inside.count_nonzero())
         covered |= inside.any(0)
-    return ManifoldScores(
+    return PRDC(
         precision=precise / len(x),
         recall=float(recalled.double().mean()),
         density=dense / (density_k * len(x)),

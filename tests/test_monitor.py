@@ -23,7 +23,7 @@ from mnistgen.errors import CheckpointError
 from mnistgen.evaluator import Classifier, build_classifier, load_evaluator, save_classifier
 from mnistgen.report import curves
 from mnistgen.sampling import save_gif
-from mnistgen.scoring.watch import Watch, missing
+from mnistgen.scoring.monitor import SampleMonitor, missing
 
 LABELS = torch.arange(1000) % 10
 
@@ -33,7 +33,7 @@ def dataset(n: int, seed: int, name: str = "strokes") -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def auditor() -> Classifier:
+def second() -> Classifier:
     *_, last = fit(build_classifier("lenet", seed=0), dataset(2000, 1), steps=150, seed=0)
     return last.ema
 
@@ -76,18 +76,18 @@ def test_a_class_is_missing_below_a_tenth_of_what_is_expected() -> None:
     assert missing(swapped, expected, LABELS) == (3, 8)
 
 
-def test_a_fine_model_and_collapsed_ones(auditor: Classifier) -> None:
-    watch, others = Watch(dataset(1000, 2), evaluator=auditor), dataset(1000, 3)
-    fine = watch.look(Bank(others))
+def test_a_fine_model_and_collapsed_ones(second: Classifier) -> None:
+    watch, others = SampleMonitor(dataset(1000, 2), evaluator=second), dataset(1000, 3)
+    fine = watch.check(Bank(others))
     assert fine.label_agreement is not None
     assert fine.label_agreement > 0.95
     assert fine.coverage > 0.8
     assert fine.missing == ()
-    swallowed = watch.look(Bank(others, {3: 5, 7: 5}))
+    swallowed = watch.check(Bank(others, {3: 5, 7: 5}))
     assert swallowed.missing == (3, 7)
     assert swallowed.label_agreement == pytest.approx(0.8, abs=0.05)
     assert swallowed.coverage == pytest.approx(0.8 * fine.coverage, abs=0.05)
-    collapsed = watch.look(Bank(others, dict.fromkeys(range(10), 1)))
+    collapsed = watch.check(Bank(others, dict.fromkeys(range(10), 1)))
     assert collapsed.missing == (0, 2, 3, 4, 5, 6, 7, 8, 9)
     assert collapsed.label_agreement == pytest.approx(0.1, abs=0.01)
     assert collapsed.coverage < 0.15
@@ -111,7 +111,7 @@ def test_an_unconditional_model_is_expected_to_draw_as_the_data_are() -> None:
         return Dataset(images, labels, 10, "pixels", "train")
 
     def gone(real: int, drawn: int) -> tuple[int, ...]:
-        look = Watch(rarely(real), evaluator=oracle).look(Bank(rarely(drawn), conditional=False))
+        look = SampleMonitor(rarely(real), evaluator=oracle).check(Bank(rarely(drawn), conditional=False))
         assert look.label_agreement is None
         return look.missing
 
@@ -120,53 +120,53 @@ def test_an_unconditional_model_is_expected_to_draw_as_the_data_are() -> None:
     assert gone(real=900, drawn=900) == ()
 
 
-def test_what_the_evaluator_never_recognises_is_not_missed(auditor: Classifier) -> None:
+def test_what_the_evaluator_never_recognises_is_not_missed(second: Classifier) -> None:
     blind = build_classifier("lenet")
-    blind.load_state_dict(auditor.state_dict())
+    blind.load_state_dict(second.state_dict())
     with torch.no_grad():
         blind.head.bias[4] = -1e4
     for conditional in (True, False):
         model = Bank(dataset(1000, 3), conditional=conditional)
-        assert Watch(dataset(1000, 2), evaluator=blind).look(model).missing == ()
+        assert SampleMonitor(dataset(1000, 2), evaluator=blind).check(model).missing == ()
 
 
-def test_a_look_disturbs_nothing(auditor: Classifier) -> None:
-    watch = Watch(dataset(1000, 2), evaluator=auditor)
+def test_a_look_disturbs_nothing(second: Classifier) -> None:
+    watch = SampleMonitor(dataset(1000, 2), evaluator=second)
     model = Bank(dataset(1000, 3)).train()
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first = watch.look(model)
+    first = watch.check(model)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert model.training
     torch.manual_seed(1)
-    again = watch.look(model)
+    again = watch.check(model)
     assert again.to_dict() == first.to_dict()
     assert torch.equal(again.frame, first.frame)
     assert torch.equal(first.frame, grid(sample(model, LABELS)[:80], 10))
 
 
-def test_what_cannot_be_watched(auditor: Classifier) -> None:
+def test_what_cannot_be_watched(second: Classifier) -> None:
     with pytest.raises(CheckpointError, match="mnistgen evaluator train resnet --data strokes"):
-        Watch(dataset(1000, 2))
+        SampleMonitor(dataset(1000, 2))
     with pytest.raises(UsageError, match="99 real images are too few"):
-        Watch(dataset(99, 2), evaluator=auditor)
+        SampleMonitor(dataset(99, 2), evaluator=second)
     with pytest.raises(UsageError, match="10 classes, and the second evaluator knows 4"):
-        Watch(dataset(1000, 2), evaluator=build_classifier("lenet", 4))
+        SampleMonitor(dataset(1000, 2), evaluator=build_classifier("lenet", 4))
 
 
-def test_real_digits_and_the_shipped_auditor(mnist: Dataset) -> None:
+def test_real_digits_and_the_shipped_second(mnist: Dataset) -> None:
     order = torch.randperm(len(mnist), generator=torch.Generator().manual_seed(0))
     held_out, others = mnist.subset(order[:3000]), mnist.subset(order[3000:6000])
-    watch = Watch(held_out)
+    watch = SampleMonitor(held_out)
     assert watch.evaluator.state_dict().keys() == load_evaluator("B").state_dict().keys()
-    fine = watch.look(Bank(others))
+    fine = watch.check(Bank(others))
     assert fine.label_agreement is not None
     assert fine.label_agreement > 0.97
     assert fine.coverage > 0.85
     assert fine.missing == ()
-    assert watch.look(Bank(others, conditional=False)).missing == ()
-    assert watch.look(Bank(others, {3: 8, 7: 1})).missing == (3, 7)
-    assert watch.look(Bank(others, dict.fromkeys(range(10), 1))).missing == (0, 2, 3, 4, 5, 6, 7, 8, 9)
+    assert watch.check(Bank(others, conditional=False)).missing == ()
+    assert watch.check(Bank(others, {3: 8, 7: 1})).missing == (3, 7)
+    assert watch.check(Bank(others, dict.fromkeys(range(10), 1))).missing == (0, 2, 3, 4, 5, 6, 7, 8, 9)
 
 
 # In `mnistgen train`.
@@ -201,12 +201,12 @@ mnistgen.training._Stepper = Killing
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, auditor: Classifier) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, second: Classifier) -> Path:
     path = tmp_path_factory.mktemp("watch")
     data = dataset(1000, 4)
     np.savez(path / "strokes.npz", images=data.images[:, 0].numpy(), labels=data.labels.numpy())
     np.savez(path / "unknown.npz", images=data.images[:, 0].numpy(), labels=data.labels.numpy())
-    save_classifier(path / "checkpoints" / "evaluators" / "resnet-strokes-npz", auditor, dataset=data)
+    save_classifier(path / "checkpoints" / "evaluators" / "resnet-strokes-npz", second, dataset=data)
     return path
 
 
@@ -216,7 +216,7 @@ def log(run: Path) -> list[dict[str, object]]:
 
 
 def looks(run: Path) -> dict[int, dict[str, object]]:
-    return {record["step"]: record["watch"] for record in log(run) if "watch" in record}
+    return {record["step"]: record["monitor"] for record in log(run) if "monitor" in record}
 
 
 def frames(run: Path) -> dict[str, bytes]:
@@ -224,7 +224,7 @@ def frames(run: Path) -> dict[str, bytes]:
 
 
 def test_missing_classes_are_told_once_by_name(folder: Path) -> None:
-    flags = ("--watch-every", "4", "--out", "collapsing", "--samples", "collapsing")
+    flags = ("--monitor-every", "4", "--out", "collapsing", "--samples", "collapsing")
     text = mnistgen(folder, *TRAIN, *flags, script=COLLAPSING)
     told = [line for line in text.splitlines() if "the samples show" in line]
     expected = "(the second evaluator sees fewer than a tenth of what was expected); the model may have collapsed."
@@ -243,7 +243,7 @@ def test_missing_classes_are_told_once_by_name(folder: Path) -> None:
 def test_a_start_without_classes_is_no_news(folder: Path) -> None:
     # By then a tenth of the run is not over; after it the classes are there.
     script = COLLAPSING.replace("8 < step <= 16", "step <= 3").replace("8 < step <= 24", "step <= 3")
-    flags = ("--watch-every", "3", "--out", "beginning", "--samples", "beginning")
+    flags = ("--monitor-every", "3", "--out", "beginning", "--samples", "beginning")
     assert "the samples show" not in mnistgen(folder, *TRAIN, *flags, script=script)
     assert looks(folder / "beginning")[3]["missing"] == [3, 7]
 
@@ -279,7 +279,7 @@ tiny.Tiny.sample = sample
     assert told(whole)
     assert told(first) + told(second) == told(whole)
     # A run without looks has the same weights: they disturb nothing.
-    mnistgen(folder, *every, "--out", "alone", "--samples", "alone", "--watch-every", "0", script=script)
+    mnistgen(folder, *every, "--out", "alone", "--samples", "alone", "--monitor-every", "0", script=script)
     assert same_weights(folder / "alone" / "model.safetensors", folder / "whole" / "model.safetensors")
     assert not looks(folder / "alone")
     assert not (folder / "alone" / "frames").exists()
@@ -295,7 +295,7 @@ tiny.Tiny.sample = sample
 
 
 def test_a_new_run_starts_without_frames(folder: Path) -> None:
-    flags = ("--watch-every", "1", "--out", "again", "--samples", "again")
+    flags = ("--monitor-every", "1", "--out", "again", "--samples", "again")
     mnistgen(folder, *TRAIN[:4], "--steps", "3", *flags)
     mnistgen(folder, *TRAIN[:4], "--steps", "2", *flags, "--overwrite")
     assert list(frames(folder / "again")) == ["00000001.png", "00000002.png"]
@@ -303,23 +303,23 @@ def test_a_new_run_starts_without_frames(folder: Path) -> None:
 
 
 def test_who_is_watched_without_asking(folder: Path) -> None:
-    """A model without a validation loss on data that have an auditor; who asks in vain is told why."""
+    """A model without a validation loss on data that have an second; who asks in vain is told why."""
     mnistgen(folder, *TRAIN, "--out", "vae", "--samples", "vae", "--validate-every", "10")
     mnistgen(folder, *TRAIN[:4], "--steps", "2", "--validation", "0", "--out", "none", "--samples", "none", script=GAN)
     unknown = ("train", "tiny", "--data", "unknown.npz", "--steps", "2", "--overwrite", "--out", "u", "--samples", "u")
     assert "watched" not in mnistgen(folder, *unknown, script=GAN)
-    text = mnistgen(folder, *unknown, "--watch-every", "1")
-    assert "note: the samples are not watched. There is no evaluator B for unknown-npz" in text
-    assert text.count("not watched") == 1
+    text = mnistgen(folder, *unknown, "--monitor-every", "1")
+    assert "note: the samples are not monitored. There is no evaluator B for unknown-npz" in text
+    assert text.count("not monitored") == 1
     assert [list(looks(folder / run)) for run in ("vae", "none", "u")] == [[], [2], []]
     assert not [path for run in ("vae", "none", "u") for path in (folder / run).glob("*.gif")]
-    with pytest.raises(UsageError, match="--watch-every is -1"):
-        GeneratorOptions(watch_every=-1)
-    assert "watch_every" not in {field.name for field in fields(ClassifierOptions)}
+    with pytest.raises(UsageError, match="--monitor-every is -1"):
+        GeneratorOptions(monitor_every=-1)
+    assert "monitor_every" not in {field.name for field in fields(ClassifierOptions)}
 
 
 def test_of_two_processes_one_looks(folder: Path) -> None:
-    flags = ("--steps", "4", "--watch-every", "2", "--out", "two", "--samples", "two")
+    flags = ("--steps", "4", "--monitor-every", "2", "--out", "two", "--samples", "two")
     two_processes(folder, *TRAIN[:4], *flags)
     assert list(looks(folder / "two")) == [2, 4]
     assert len(frames(folder / "two")) == 2
@@ -358,7 +358,7 @@ def test_curves_of_what_was_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     records = [{"step": s, "lr": 1.0, "losses": {"critic": 0.1 * s}, "validation": None} for s in range(1, 5)]
-    records[1]["watch"] = {"label_agreement": agreement, "coverage": 0.25, "missing": []}
+    records[1]["monitor"] = {"label_agreement": agreement, "coverage": 0.25, "missing": []}
     records[3]["watch"] = {"label_agreement": agreement, "coverage": 0.75, "missing": [3]}
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     curves(tmp_path / "log.jsonl", tmp_path / "curves.png", "title")

@@ -1,4 +1,4 @@
-"""How a sample comes into being, and what it owes to its noise, its label and each knob."""
+"""Sampling trajectories, and what a sample owes to its noise, its label and each sampling option."""
 
 from collections.abc import Sequence
 from itertools import repeat
@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 
 from mnistgen.errors import UsageError
-from mnistgen.model import GenerativeModel, HasPath, Noise
-from mnistgen.sampling.draw import BATCH, asked, device_of, labels_of, pixels, require_finite, sample
+from mnistgen.model import GenerativeModel, HasTrajectory, Noise
+from mnistgen.sampling.sampler import BATCH, asked, checked_options, device_of, labels_of, pixels, sample
 
 
-def sample_path(
-    model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, frames: int = 0, **knobs: Any
+def sample_trajectory(
+    model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, frames: int = 0, **options: Any
 ) -> Tensor:
     """The images of `sample` as they form: (steps, n, 1, 28, 28) uint8, the last of them `sample`'s.
 
     `frames`, if there are more steps than that: as many of them, evenly spread, the last one among them. Raises
     `UsageError` for a model whose samples do not form step by step.
     """
-    if not isinstance(model, HasPath):
-        raise UsageError(f"{type(model).__name__} draws an image at once, so there is no path from noise to it.")
-    require_finite(knobs)
+    if not isinstance(model, HasTrajectory):
+        raise UsageError(f"{type(model).__name__} generates an image in one step, so there is no sampling trajectory.")
+    options = checked_options(model, options)
     y, device = labels_of(model, labels), device_of(model)
-    with asked(model, "sample_path"):
-        path = model.sample_path(y.to(device), noise=Noise(seed, range(len(y)), device), **knobs)
-        steps = [pixels(images, len(y), model, "sample_path") for images in path]
+    with asked(model, "sample_trajectory"):
+        trajectory = model.sample_trajectory(y.to(device), noise=Noise(seed, range(len(y)), device), **options)
+        steps = [pixels(images, len(y), model, "sample_trajectory") for images in trajectory]
     if frames and frames < len(steps):
         steps = [steps[place] for place in evenly(len(steps), frames)]
     return torch.stack(steps)
@@ -42,36 +42,36 @@ def evenly(total: int, number: int) -> list[int]:
 def sweep(
     model: GenerativeModel,
     labels: Tensor | Sequence[int],
-    knob: str,
+    option: str,
     values: Sequence[Any],
     *,
     seed: int = 0,
     batch_size: int = BATCH,
-    **knobs: Any,
+    **options: Any,
 ) -> Tensor:
     """The same images with each value of a sampling option: (n * len(values), 1, 28, 28) uint8, one row per label.
 
-    A row has one noise, and differs by the knob alone; the remaining `knobs` are as given.
+    A row has one noise, and differs by that option alone; the remaining `options` are as given.
     """
     columns = [
-        sample(model, labels, seed=seed, batch_size=batch_size, **{**knobs, knob: value})
+        sample(model, labels, seed=seed, batch_size=batch_size, **{**options, option: value})
         for value in values
     ]  # fmt: skip
     return torch.stack(columns, dim=1).flatten(0, 1)
 
 
-def same_noise(
-    model: GenerativeModel, labels: Tensor | Sequence[int], *, rows: int = 8, seed: int = 0, **knobs: Any
+def fixed_latent(
+    model: GenerativeModel, labels: Tensor | Sequence[int], *, rows: int = 8, seed: int = 0, **options: Any
 ) -> Tensor:
-    """One noise a row, given each label in turn: (rows * n, 1, 28, 28) uint8.
+    """Images of one latent per row, given each label in turn: (rows * n, 1, 28, 28) uint8.
 
     The first image of a row is what `sample` gives for that label in that place.
     """
     y, device = labels_of(model, labels), device_of(model)
-    require_finite(knobs)
+    options = checked_options(model, options)
     images = []
     with asked(model, "sample"):
         for row in range(rows):
             noise = Noise(seed, list(repeat(row, len(y))), device)
-            images.append(pixels(model.sample(y.to(device), noise=noise, **knobs), len(y), model, "sample"))
+            images.append(pixels(model.sample(y.to(device), noise=noise, **options), len(y), model, "sample"))
     return torch.cat(images)
