@@ -65,4 +65,7 @@ def test_wrong_verbs(folder: Path) -> None:
     text = mnistgen(folder, "draw", code=2)
     assert all(verb in text for verb in VERBS)
     assert "--steps" in mnistgen(folder, "draw", "trajectory", "walker", "--help")
+    assert "draw path is called draw trajectory now" in mnistgen(folder, "draw", "path", "walker", "--out", "p.png")
+    flags = ("--same-noise", "--out", "n.png")
+    assert "--same-noise is called --fixed-latent now" in mnistgen(folder, "sample", "walker", *flags)
     assert "needs values" in mnistgen(folder, "draw", "sweep", "walker", "steps", code=2)

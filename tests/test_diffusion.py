@@ -245,14 +245,14 @@ def test_guidance_is_learnt_in_training_only(cls: type[Diffusion], config: Diffu
         assert len(x_t) == len(t) == len(y) == 6  # a quarter of ten, rounded up, with its class and without
         return x_t + (1 + y.sum(1) * t)[:, None, None, None]
 
-    pull = model.pull(predict, x_t, t, y)
-    assert torch.allclose(pull[:3], ((1 - 1 / 1.6) * 10 / 3 * t[:3])[:, None, None, None].expand(3, 1, 28, 28))
-    assert not bool(pull[3:].any())
+    correction = model.guidance_correction(predict, x_t, t, y)
+    assert torch.allclose(correction[:3], ((1 - 1 / 1.6) * 10 / 3 * t[:3])[:, None, None, None].expand(3, 1, 28, 28))
+    assert not bool(correction[3:].any())
     assert bool((y == torch.eye(10)).all())
-    assert not bool(model.pull(predict, x_t, t, torch.zeros(10, 10)).any())  # images whose class is not told
-    assert not bool(model.eval().pull(predict, x_t, t, y).any())
+    assert not bool(model.guidance_correction(predict, x_t, t, torch.zeros(10, 10)).any())  # images whose class is not told
+    assert not bool(model.eval().guidance_correction(predict, x_t, t, y).any())
     plain = made(cls, replace(config, learnt_guidance=1.0, middle_guidance=1.0)).train()
-    assert not bool(plain.pull(predict, x_t, t, y).any())
+    assert not bool(plain.guidance_correction(predict, x_t, t, y).any())
 
 
 @pytest.mark.parametrize(("cls", "config"), MODELS)
@@ -266,8 +266,8 @@ def test_more_guidance_is_learnt_in_the_middle(cls: type[Diffusion], config: Dif
     def predict(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return y.sum(1)[:, None, None, None].expand(-1, 1, 28, 28)
 
-    pull = model.pull(predict, torch.zeros(8, 1, 28, 28), t, torch.eye(10)[:8])
-    assert torch.allclose(pull[:4, 0, 0, 0], 2 * (1 - 1 / torch.tensor([1.25, 2.0, 2.0, 1.25])))
+    correction = model.guidance_correction(predict, torch.zeros(8, 1, 28, 28), t, torch.eye(10)[:8])
+    assert torch.allclose(correction[:4, 0, 0, 0], 2 * (1 - 1 / torch.tensor([1.25, 2.0, 2.0, 1.25])))
 
 
 def test_what_a_flow_learns_with_guidance_is_guided() -> None:
@@ -286,7 +286,7 @@ def test_what_a_flow_learns_with_guidance_is_guided() -> None:
     target = torch.where(y.sum(1) > 0, velocities["class"], velocities["none"])[:, None, None, None]
     for step in range(600):
         order = torch.arange(8).roll(step)  # each image is in the share in turn
-        error = predict(x_t, t, y[order]) - target[order] - model.pull(predict, x_t, t, y[order])
+        error = predict(x_t, t, y[order]) - target[order] - model.guidance_correction(predict, x_t, t, y[order])
         optimizer.zero_grad()
         error.square().mean().backward()
         for group in optimizer.param_groups:

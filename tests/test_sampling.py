@@ -314,7 +314,7 @@ def walker() -> Walker:
     return Walker(TinyConfig(), 4)
 
 
-def test_a_path_ends_in_the_sample(walker: Walker) -> None:
+def test_a_trajectory_ends_in_the_sample(walker: Walker) -> None:
     steps = sample_trajectory(walker, [0, 1, 2], seed=3, steps=9)
     assert steps.shape == (9, 3, 1, 28, 28)
     assert torch.equal(steps[-1], sample(walker, [0, 1, 2], seed=3))
@@ -322,18 +322,18 @@ def test_a_path_ends_in_the_sample(walker: Walker) -> None:
     assert torch.equal(few, steps[[0, 3, 5, 8]])
     assert torch.equal(sample_trajectory(walker, [0, 1, 2], seed=3, frames=1, steps=9), steps[-1:])
     assert torch.equal(sample_trajectory(walker, [0, 1, 2], seed=3, frames=10, steps=9), steps)
-    with pytest.raises(UsageError, match="Duel draws an image at once"):
+    with pytest.raises(UsageError, match="Duel generates an image in one step"):
         sample_trajectory(Duel(TinyConfig()), [0])
 
 
-def test_a_sweep_changes_the_knob_alone(walker: Walker) -> None:
+def test_a_sweep_changes_the_option_alone(walker: Walker) -> None:
     images = sweep(walker, [1, 3], "bright", [False, True], seed=5, steps=2).unflatten(0, (2, 2))
     for column, bright in enumerate((False, True)):
         assert torch.equal(images[:, column], sample(walker, [1, 3], seed=5, steps=2, bright=bright))
     assert not torch.equal(images[:, 0], images[:, 1])
 
 
-def test_the_same_noise_for_each_label(walker: Walker) -> None:
+def test_a_fixed_latent_for_each_label(walker: Walker) -> None:
     images = fixed_latent(walker, [0, 1, 2, 3], rows=2, seed=7, steps=1).unflatten(0, (2, 4))
     for row in range(2):
         z = Noise(7, [row])
