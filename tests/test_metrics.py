@@ -236,7 +236,7 @@ class TestManifold:
         x, y = normal(70, 3, 1) + shift, normal(90, 3, 2) * 1.3
         expected = self.brute(x, y, k, density_k)
         assert metrics.prdc(x, y, k=k, density_k=density_k) == pytest.approx(expected, abs=1e-12)
-        for module in ("manifold", "neighbours"):  # chunks of a few rows, the last one shorter
+        for module in ("prdc", "neighbours"):  # chunks of a few rows, the last one shorter
             monkeypatch.setattr(f"mnistgen.metrics.{module}.CHUNK", 400)
         assert metrics.prdc(x, y, k=k, density_k=density_k) == pytest.approx(expected, abs=1e-12)
 
