@@ -249,7 +249,7 @@ def test_guidance_is_learnt_in_training_only(cls: type[Diffusion], config: Diffu
     assert torch.allclose(correction[:3], ((1 - 1 / 1.6) * 10 / 3 * t[:3])[:, None, None, None].expand(3, 1, 28, 28))
     assert not bool(correction[3:].any())
     assert bool((y == torch.eye(10)).all())
-    assert not bool(model.guidance_correction(predict, x_t, t, torch.zeros(10, 10)).any())  # images whose class is not told
+    assert not bool(model.guidance_correction(predict, x_t, t, torch.zeros(10, 10)).any())  # class not told
     assert not bool(model.eval().guidance_correction(predict, x_t, t, y).any())
     plain = made(cls, replace(config, learnt_guidance=1.0, middle_guidance=1.0)).train()
     assert not bool(plain.guidance_correction(predict, x_t, t, y).any())
