@@ -124,6 +124,8 @@ def test_a_score_is_written_though_nobody_reads_it(
     command = ["score", str(data), "--data", "strokes", "--n", "100", "--quiet", "--json"]
     assert main([*command, "."]) == 1  # what has been computed is shown though it cannot be written
     assert "protocol " in capsys.readouterr().out
+    assert main([*command, os.devnull]) == 0
+    assert not Path(os.devnull).is_file()
     with nobody_reads():
         assert main([*command, "s.json"]) == 1
     assert Path("s.json").is_file()

@@ -44,6 +44,7 @@ N = 10_000
 UNLIKE = 0.01  # share of images in other classes than the reference's, or among it, from which on it is said
 UNSURE = 0.95  # below this agreement or confidence, an evaluator does not know the images it is to compare by
 AGAINST_SEED = 2**31  # of what a model draws to be held against: none that a score is asked for by habit
+FLOOR_DRAWS, FLOOR_IMAGES = 5, 1000  # of a floor that is computed here: at most so many, of so many images together
 COMPUTED = "computed here"  # of features and scales that do not ship
 Progress = Callable[[str, float], None]
 
@@ -370,17 +371,22 @@ class Scorer:
         return self.control.subset(draw(self.control.y, counts, seed=seed))
 
     def _scale(self, n: int, result: Measured) -> dict[str, dict[str, Any]]:
-        """The scale that ships, else the floor alone, from one draw of training images; empty without those."""
+        """The scale that ships, else the floor alone, from one draw of training images, or some where they are few, of
+        which any one may be far off; empty without those."""
         if n not in self.scales:
             self.scales[n] = {}
             if self.control is not None:
                 with result.part("floor"):
-                    best = floor(self.evaluators, self.reference, self.control, n).numbers
-                    if self.labelled:
-                        best |= real_labels(self.evaluators, self.reference)
-                    else:  # what evaluator A sees agrees with what it sees
-                        del best["label_agreement"]
-                    self.scales[n] = {FLOOR: summary([best])}
+                    draws = max(1, min(FLOOR_DRAWS, FLOOR_IMAGES // n)) if len(self.control) > n else 1
+                    best = [
+                        floor(self.evaluators, self.reference, self.control, n, seed=i).numbers for i in range(draws)
+                    ]
+                    for numbers in best:
+                        if self.labelled:
+                            numbers |= real_labels(self.evaluators, self.reference)
+                        else:  # what evaluator A sees agrees with what it sees
+                            del numbers["label_agreement"]
+                    self.scales[n] = {FLOOR: summary(best)}
         if not self.scales[n]:
             there = ", ".join(str(n) for n, rows in sorted(self.scales.items()) if rows) or "no number of"
             result.not_measured.setdefault(
