@@ -89,7 +89,7 @@ def main() -> None:
     device = resolve_device(args.device)
     dtype = autocast_dtype(device, args.precision)
     test = load_data("mnist", "test", data_dir=args.data_dir)
-    x, y = binarised(test.images[: args.images], args.seed), test.labels[: args.images]
+    x, y = binarised(test.images[: args.images], args.seed), test.require_labels()[: args.images]
     print(f"{len(x)} test images binarised by seed {args.seed}, {args.samples} samples, {'bf16' if dtype else 'fp32'}")
 
     for source in args.checkpoint or args.importance_samples:

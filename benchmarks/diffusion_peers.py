@@ -114,19 +114,19 @@ def contend(name: str, options: argparse.Namespace, data: Dataset) -> Iterator[R
     peer = PEERS[name]()
     optimizer = torch.optim.Adam(peer.network.parameters(), lr=peer.lr)
     peer.network.train()
-    begun, steps = time.monotonic(), 0
+    begun, steps, targets = time.monotonic(), 0, data.require_labels()
     while (spent := time.monotonic() - begun) < options.budget:
         for group in optimizer.param_groups:
             group["lr"] = peer.lr * (1 - spent / options.budget)
         rows = torch.randint(0, len(data), (BATCH,))
         optimizer.zero_grad()
-        peer.loss(data.images[rows].float() / 127.5 - 1, data.labels[rows]).backward()
+        peer.loss(data.images[rows].float() / 127.5 - 1, targets[rows]).backward()
         optimizer.step()
         steps += 1
     peer.network.eval()
     facts = {"steps": steps, "images": steps * BATCH, "trained": spent}
     facts |= {"weights": sum(parameter.numel() for parameter in peer.network.parameters())}
-    counts = torch.tensor(class_counts(load_data("mnist", "test").labels, options.n))
+    counts = torch.tensor(class_counts(load_data("mnist", "test").require_labels(), options.n))
     labels = torch.arange(len(counts)).repeat_interleave(counts)
     for way in peer.ways:
         torch.manual_seed(options.seed)

@@ -144,7 +144,7 @@ def main() -> None:
     results = {run: test(run, home, data) for run in RUNS}
     rows = {run.name: row for run, (row, _) in results.items()}
     committee = torch.stack([probabilities for run, (_, probabilities) in results.items() if run.network == A.network])
-    together = Evaluation(committee.mean(0), data.labels).to_dict()
+    together = Evaluation(committee.mean(0), data.require_labels()).to_dict()
     accuracies = [row["accuracy"] for row in rows.values() if row["network"] == A.network]
     summary = {"mean": sum(accuracies) / len(accuracies), "min": min(accuracies), "max": max(accuracies)}
 

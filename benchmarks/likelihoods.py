@@ -41,7 +41,7 @@ def main() -> None:
         model = load(source)
         if not isinstance(model, HasLikelihood) or model.likelihood_of != "8-bit pixels":
             parser.error(f"{source} has no likelihood of 8-bit pixels")
-        found = bits(model, test.images[: options.images], test.labels[: options.images], options.seed)
+        found = bits(model, test.images[: options.images], test.require_labels()[: options.images], options.seed)
         mean, error = found.mean().item(), found.std().item() / math.sqrt(len(found))
         nats = -mean * PIXELS * math.log(2)
         rows.append(

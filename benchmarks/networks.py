@@ -154,7 +154,7 @@ def multiplications(model: Flow) -> int:
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.eval().denoise(torch.zeros(1, 1, 28, 28), torch.full((1,), 0.5), torch.zeros(1, dtype=torch.int64))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 @torch.no_grad()

@@ -111,7 +111,7 @@ def ours(name: str, options: argparse.Namespace, folder: Path) -> Iterator[Drawn
     subprocess.run(command, check=True)
     about, model = read_checkpoint(checkpoint), load(checkpoint)
     start = time.perf_counter()
-    counts = torch.tensor(class_counts(load_data("mnist", "test").labels, options.n))
+    counts = torch.tensor(class_counts(load_data("mnist", "test").require_labels(), options.n))
     images = sample(model, torch.arange(len(counts)).repeat_interleave(counts), seed=options.seed)
     facts = {"steps": about.steps, "images": about.steps * model.config.batch_size, "trained": about.seconds}
     yield Drawn("its own", images, facts | {"weights": weights(model), "drawing": time.perf_counter() - start})
@@ -184,16 +184,18 @@ def learnt_from(seed: int) -> tuple[Dataset, Dataset]:
 
 def autoencoder(name: str) -> nn.Module:
     """One of pythae's models."""
+    model: nn.Module
     from pythae.models import VAE, VQVAE, VAEConfig, VQVAEConfig
     from pythae.models.nn.benchmarks import mnist
 
     if name == "pythae-vqvae":
         vq = VQVAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT, num_embeddings=CODES, use_ema=True)
-        return VQVAE(vq, encoder=mnist.Encoder_ResNet_VQVAE_MNIST(vq), decoder=mnist.Decoder_ResNet_VQVAE_MNIST(vq))
+        model = VQVAE(vq, encoder=mnist.Encoder_ResNet_VQVAE_MNIST(vq), decoder=mnist.Decoder_ResNet_VQVAE_MNIST(vq))
+        return model
     config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT)
-    if name == "pythae-vae-mlp":
-        return VAE(config)
-    return VAE(config, encoder=mnist.Encoder_Conv_VAE_MNIST(config), decoder=mnist.Decoder_Conv_AE_MNIST(config))
+    convolutional = {"encoder": mnist.Encoder_Conv_VAE_MNIST(config), "decoder": mnist.Decoder_Conv_AE_MNIST(config)}
+    model = VAE(config, **({} if name == "pythae-vae-mlp" else convolutional))
+    return model
 
 
 def hand_over(model: Any) -> None:

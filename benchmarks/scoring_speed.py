@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--inception-n", type=int, help="images a side for Inception; default: as many as are scored")
     options = parser.parse_args()
     train, test = load_data("mnist", "train"), load_data("mnist", "test")
-    chosen = train.subset(draw(train.labels, class_counts(test.labels, options.n), seed=0))
+    chosen = train.subset(draw(train.require_labels(), class_counts(test.require_labels(), options.n), seed=0))
     count = options.inception_n or options.n
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -7,7 +7,6 @@ A table stands between `<!-- table NAME -->` and `<!-- end -->`; nothing between
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -15,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mnistgen import list_models
-from mnistgen.checkpoint import read
 from mnistgen.files import atomic_file
+from mnistgen.published import published, record
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -52,21 +50,19 @@ def rendered(text: str) -> str:
 
 def models() -> str:
     """What there is, best first: paper, size, training, headline, and time of a sample."""
-    scores, times = _record("scores-mnist"), _record("times-mnist")
+    known, scores = published(), record("scores-mnist")
     rows = []
     for name in sorted(scores, key=_headline(scores)):
-        about, weights = read(ROOT / "checkpoints" / f"{name}-mnist.safetensors")
-        count = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
-        a, b = (scores[name]["floors"][network] for network in "AB")
+        columns, floors = known[name].columns, known[name].floors
         cells = [
             f"`{name}`",
             list_models()[name].description.rstrip("."),
-            f"{count / 1e6:.2f} M",
-            f"{about.seconds / 60:.0f} min",
-            f"**{max(a, b):.1f}**",
-            f"{a:.1f}, {b:.1f}",
+            columns["weights"],
+            columns["training"],
+            f"**{columns['FID / floor']}**",
+            ", ".join(f"{floors[network]:.1f}" for network in "AB"),
             f"{scores[name]['numbers']['label_agreement']:.1%}",
-            f"{times[name]['milliseconds']:.2g} ms",
+            columns["an image"],
         ]
         rows.append(cells)
     head = ["model", "what it is", "weights", "training", "FID / floor", "by A, by B", "labels", "an image"]
@@ -75,7 +71,7 @@ def models() -> str:
 
 def scores() -> str:
     """Every number that the records have, best first, real images above."""
-    record = _record("scores-mnist")
+    found = record("scores-mnist")
     titles = {
         "FID": ("fid.A.penultimate", ".3g"),
         "FID by B": ("fid.B.penultimate", ".3g"),
@@ -87,18 +83,18 @@ def scores() -> str:
         "labels": ("label_agreement", ".2%"),
         "authentic": ("authentic", ".1%"),
     }
-    real = next(iter(record.values()))["real"]
+    real = next(iter(found.values()))["real"]
     rows = [["real images", "1.0", *(_shown(real, *which) for which in titles.values())]]
-    for name in sorted(record, key=_headline(record)):
-        numbers = record[name]["numbers"]
-        floors = max(record[name]["floors"].values())
+    for name in sorted(found, key=_headline(found)):
+        numbers = found[name]["numbers"]
+        floors = max(found[name]["floors"].values())
         rows.append([f"`{name}`", f"{floors:.1f}", *(_shown(numbers, *which) for which in titles.values())])
-    return _markdown(["", "FID / floor", *titles], rows) + f"\n\n{_protocol(record)}"
+    return _markdown(["", "FID / floor", *titles], rows) + f"\n\n{_protocol(found)}"
 
 
 def features() -> str:
     """FID as a multiple of the floor in each network's features, best first."""
-    record = _record("scores-mnist")
+    found = record("scores-mnist")
     views = {
         "A": "fid.A.penultimate",
         "A, intermediate layer": "fid.A.early",
@@ -106,8 +102,8 @@ def features() -> str:
         "untrained network": "fid.random.penultimate",
     }
     rows = [
-        [f"`{name}`", *(f"{record[name]['numbers'][v] / record[name]['real'][v]:.2f}" for v in views.values())]
-        for name in sorted(record, key=_headline(record))
+        [f"`{name}`", *(f"{found[name]['numbers'][v] / found[name]['real'][v]:.2f}" for v in views.values())]
+        for name in sorted(found, key=_headline(found))
     ]
     return _markdown(["", *views], rows)
 
@@ -115,17 +111,13 @@ def features() -> str:
 TABLES: dict[str, Callable[[], str]] = {"models": models, "scores": scores, "features": features}
 
 
-def _record(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+def _headline(scores: dict[str, Any]) -> Callable[[str], float]:
+    return lambda name: max(scores[name]["floors"].values())
 
 
-def _headline(record: dict[str, Any]) -> Callable[[str], float]:
-    return lambda name: max(record[name]["floors"].values())
-
-
-def _protocol(record: dict[str, Any]) -> str:
+def _protocol(scores: dict[str, Any]) -> str:
     """What all rows share, in a sentence."""
-    first = next(iter(record.values()))
+    first = next(iter(scores.values()))
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     evaluators = first["protocol"].partition(";")[0]
     samples = f"{first['n']:,} samples, seed {first['seed']}, against MNIST's test split; {evaluators}"

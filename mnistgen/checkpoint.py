@@ -33,13 +33,12 @@ from mnistgen.errors import (
 from mnistgen.fields import checked
 from mnistgen.files import atomic_file
 from mnistgen.model import GenerativeModel, Trainable, uncompiled
+from mnistgen.published import SHIPPED
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 PREFIX = "mnistgen:"  # before a name: the shipped checkpoint, whatever there is in the working folder
 HOME = Path("checkpoints")  # where training writes by default, in the working folder
-# The starter checkpoints: in the package where it is installed from a wheel, beside it in a clone.
-SHIPPED = [folder / "checkpoints" for folder in Path(__file__).parents[:2]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,14 @@ def read(path: Path) -> tuple[bytes, dict[str, Any]]:
     return content, header
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, without its content, so that no checksum is computed. Raises as `read`."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        return _header(start + file.read(min(length, path.stat().st_size)))[1]
+
+
 def write_line(content: bytes) -> bytes:
     """Any content behind a line with its checksum."""
     return _LINE % hashlib.sha256(content).hexdigest().encode() + content

@@ -1,12 +1,13 @@
 """Listing reads metadata and source; a bad plugin is shown for what it is and spoils no other."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from mnistgen import GenerativeModel, PluginError, UsageError, list_models, model_class, registry
+from mnistgen import GenerativeModel, PluginError, UsageError, list_models, model_class, published, registry
 from mnistgen.cli import main
 
 MODEL = '''
@@ -256,6 +257,37 @@ def test_the_table_of_a_terminal_shows_every_model(
     text = capsys.readouterr().out
     for word in ("description", "good", "Draws nothing much.", "theirs"):
         assert word in text
+
+
+@pytest.mark.parametrize(
+    ("width", "shown", "left_out"),
+    [
+        (200, ("2016", "1.04 M", "28 min", "FID / floor", "1.9", "0.2 ms", "mnistgen 0.1.0"), ()),
+        (100, ("2016", "FID / floor", "1.9", "gan"), ("0.2 ms", "mnistgen 0.1.0")),
+        (50, ("Deep convolutional",), ("2016 ", "FID / floor", "28 min", "0.2 ms")),
+    ],
+)
+def test_the_table_shows_what_is_published_as_far_as_there_is_room(
+    width: int,
+    shown: tuple[str, ...],
+    left_out: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(published, "record", lambda name: RECORDS[name])
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["models"]) == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert [word for word in shown if word not in text] == []
+    assert [word for word in left_out if word in text] == []
+
+
+RECORDS = {
+    "scores-mnist": {"dcgan": {"floors": {"A": 1.75, "B": 1.94}}},
+    "times-mnist": {"dcgan": {"milliseconds": 0.2}},
+}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["models"], ["models", "--help"], ["--version"], ["new", "--help"]])

@@ -1,10 +1,12 @@
 """`mnistgen models`: what can be trained, and which distribution it comes from. No torch, no plugin is imported."""
 
+import re
 import sys
 from dataclasses import dataclass
 
 from mnistgen.cli import arguments as flags
 from mnistgen.errors import MnistgenError
+from mnistgen.published import Published, published
 from mnistgen.registry import claims, clash, list_models, misnamed, misnomer, model_class, unreadable
 from mnistgen.text import printable, say
 
@@ -13,11 +15,19 @@ mnistgen models
 mnistgen models --load        import each one, and show which fail and why
 mnistgen models | grep vae    one line a model, columns between tabs
 """
+NUMBERS = ("weights", "training", "FID / floor", "an image")  # columns of `Published`
+LEAST_WANTED = ("an image", "training", "weights", "year", "FID / floor", "family")  # what goes first for want of room
+DESCRIPTION_WIDTH = 32  # below which a description is hard to read
+GAP = 3  # between two columns
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(flags.Common):
-    """List the models there are: name, family, description and the distribution each comes from."""
+    """List the models there are: name, family, description and the distribution each comes from.
+
+    A terminal also shows what is published of the checkpoints that ship: the year of the first paper, weights, minutes
+    of training, FID as a multiple of what real images get, and the time of an image, as far as there is room.
+    """
 
     load: bool = False
     """Import each model; the exit code is 1 where one fails."""
@@ -64,15 +74,31 @@ def _failure(name: str) -> str:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:
+    """Show the rows, with what is published beside them, and without the columns that there is no room for."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console, known = Console(), published()
+    titles = [*header[:3], "year", *NUMBERS, *header[3:]]
+    cells = [titles, *([*row[:3], *_numbers(row[2], known.get(row[0])), *row[3:]] for row in rows)]
+    widths = {title: max(map(len, column)) for title, column in zip(titles, zip(*cells, strict=True), strict=True)}
+    widths["description"] = DESCRIPTION_WIDTH
+    dispensable = [*(["distribution"] if len({row[3] for row in rows}) == 1 else []), *LEAST_WANTED]
+    while dispensable and sum(width + GAP for width in widths.values()) > console.width:
+        del widths[dispensable.pop(0)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in header:
-        table.add_column(title, overflow="fold", no_wrap=title == "name")
-    for row in rows:
+    for title in widths:
+        number = title in ("year", *NUMBERS)
+        table.add_column(title, overflow="fold", no_wrap=title == "name", justify="right" if number else "left")
+    for row in cells[1:]:
         # Text: a description may hold square brackets, which are rich's markup.
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    Console().print(table)
+        table.add_row(*(Text(printable(cell)) for title, cell in zip(titles, row, strict=True) if title in widths))
+    console.print(table)
+
+
+def _numbers(description: str, found: Published | None) -> list[str]:
+    """The year of the paper, as the description has it, and what is published, in the order of `NUMBERS`."""
+    year = re.search(r"\b(?:19|20)\d\d\b", description)
+    return [year[0] if year else "", *(found.columns[title] if found else "" for title in NUMBERS)]
