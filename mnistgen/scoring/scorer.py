@@ -381,12 +381,10 @@ class Scorer:
                     best = [
                         floor(self.evaluators, self.reference, self.control, n, seed=i).numbers for i in range(draws)
                     ]
+                    labels = real_labels(self.evaluators, self.reference) if self.labelled else {}
                     for numbers in best:
-                        if self.labelled:
-                            numbers |= real_labels(self.evaluators, self.reference)
-                        else:  # what evaluator A sees agrees with what it sees
-                            del numbers["label_agreement"]
-                    self.scales[n] = {FLOOR: summary(best)}
+                        del numbers["label_agreement"]  # of images that evaluator A was trained on
+                    self.scales[n] = {FLOOR: summary([numbers | labels for numbers in best])}
         if not self.scales[n]:
             there = ", ".join(str(n) for n, rows in sorted(self.scales.items()) if rows) or "no number of"
             result.not_measured.setdefault(
@@ -422,7 +420,7 @@ class Scorer:
                 f"{len(self.reference)} to compare with others."
             )
         best = scale.get(FLOOR, {}).get("mean", {})
-        notes += [*self._same_images(source, drawn), *_proportions(result, best), *_below_zero(result, best)]
+        notes += [*self._same_images(source, drawn), *_proportions(source, result, best), *_below_zero(result, best)]
         return notes + self.notes
 
     def _same_images(self, source: Source, drawn: Drawn) -> list[str]:
@@ -471,7 +469,7 @@ def _other_names(source: Source, reference: Reference) -> list[str]:
     ]
 
 
-def _proportions(result: Measured, best: dict[str, float]) -> list[str]:
+def _proportions(source: Source, result: Measured, best: dict[str, float]) -> list[str]:
     """How much of a distance is class proportions."""
     away = result.details.get("class_proportions", {}).get("distance", 0.0)
     if away <= UNLIKE:
@@ -483,8 +481,9 @@ def _proportions(result: Measured, best: dict[str, float]) -> list[str]:
 
     return [
         f"Class counts are not the reference's: {away:.1%} of the images would have to be of another class. FID is "
-        f"{said(FID)}, and {said(f'reweighted_{FID}')} with the classes weighed as in the reference. A checkpoint is "
-        "asked for the reference's counts."
+        f"{said(FID)}, and {said(f'reweighted_{FID}')} with the classes weighed as in the reference."
+        + " A checkpoint is asked for the reference's counts."
+        * isinstance(source, ImageSource)
     ]
 
 
