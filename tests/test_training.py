@@ -129,11 +129,14 @@ def test_schedule_warms_up_and_ends_at_zero(kind: str) -> None:
     assert max(_schedule("constant", k / 20, k + 1, 1000) for k in range(20)) == 1.0
 
 
-def test_the_schedule_fits_a_budget() -> None:
-    steps = list(fit(make(), blobs(), budget=0.5, precision="fp32"))
+def test_the_schedule_fits_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: next(ticks) / 100)  # each look at the clock takes 10 ms
+    steps = list(fit(make(), blobs(), budget=1, precision="fp32"))
     assert steps[-1].last
     assert steps[-1].progress == 1
-    assert steps[-1].seconds >= 0.5
+    a_step = steps[-1].seconds - steps[-2].seconds
+    assert steps[-1].seconds == pytest.approx(1, abs=a_step)
     assert steps[-1].lr < 0.05 < max(step.lr for step in steps)
 
 
