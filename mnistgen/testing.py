@@ -232,7 +232,7 @@ class Subject:
         data = synthetic_digits(seed=self.seed)
         model = self.build(batch_size=OVERFIT_IMAGES // 2, schedule="constant", ema_decay=0.0)
         before = self._loss(model, data)
-        milestones = {max(1, self.overfit_steps // part) for part in (64, 32, 16, 8, 4, 2, 1)}
+        milestones = {max(1, self.overfit_steps // part) for part in (64, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)}
         for step in fit(model, data, steps=self.overfit_steps, seed=self.seed, device=self.device, precision="fp32"):
             if step.number not in milestones:
                 continue

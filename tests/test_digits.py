@@ -12,12 +12,6 @@ from mnistgen.errors import DownloadError
 from mnistgen.evaluator import extract, load_evaluator
 
 FILE = Path(sources.__file__).with_name("digits.npz")
-OFFLINE = """
-import socket
-def refuse(*_, **__):
-    raise OSError("there is no network")
-socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-"""
 
 
 @pytest.fixture
@@ -27,7 +21,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("there is no network")
 
-    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    for function in ("getaddrinfo", "create_connection", "socket.connect"):
+        monkeypatch.setattr(f"socket.{function}", refuse)
     monkeypatch.setenv("MNISTGEN_DATA", str(tmp_path))
     return tmp_path
 
@@ -85,21 +80,23 @@ def test_damaged_files_of_mnist_are_reported_and_not_replaced(offline: Path) -> 
         load_training_data()
 
 
+@pytest.mark.usefixtures("offline")
 def test_training_offline_names_what_it_was_trained_on(tmp_path: Path) -> None:
     variables = {"MNISTGEN_DATA": str(tmp_path / "none")}
-    text = mnistgen(tmp_path, "train", "tiny", "--steps", "3", "--quiet", script=OFFLINE, **variables)
+    text = mnistgen(tmp_path, "train", "tiny", "--steps", "3", "--quiet", **variables)
     assert "this is `digits`, the synthetic digits" in text
     about = read_checkpoint(tmp_path / "checkpoints" / "tiny-digits")
     assert about.dataset == "digits"
-    text = mnistgen(tmp_path, "train", "tiny", "--data", "mnist", "--steps", "3", code=1, script=OFFLINE, **variables)
+    text = mnistgen(tmp_path, "train", "tiny", "--data", "mnist", "--steps", "3", code=1, **variables)
     assert "MNIST is not in" in text
     assert "digits" not in text.replace("synthetic", "")
     # an explicit name is as good, and says nothing
-    text = mnistgen(tmp_path, "train", "tiny", "--data", "digits", "--steps", "3", "--out", "named", script=OFFLINE)
+    text = mnistgen(tmp_path, "train", "tiny", "--data", "digits", "--steps", "3", "--out", "named")
     assert "neither on disk" not in text
 
 
+@pytest.mark.usefixtures("offline")
 def test_sampling_offline_without_a_name_draws_from_the_flow(tmp_path: Path) -> None:
     variables = {"MNISTGEN_DATA": str(tmp_path / "none")}
-    text = mnistgen(tmp_path, "sample", "--per-digit", "1", "--quiet", script=OFFLINE, **variables)
+    text = mnistgen(tmp_path, "sample", "--per-digit", "1", "--quiet", **variables)
     assert (tmp_path / "samples" / "flow-mnist" / "grid-seed0.png").exists(), text

@@ -210,6 +210,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory, second: Classifier) -> Path
     return path
 
 
+def scripted(folder: Path, *arguments: str, script: str) -> str:
+    """Run one command in this process, with what the script makes of the tiny model."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("sample", "validation_loss"):
+            patch.setattr(Tiny, name, getattr(Tiny, name))  # to be put back
+        exec(script, {})
+        return mnistgen(folder, *arguments)
+
+
 def log(run: Path) -> list[dict[str, object]]:
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
@@ -225,7 +234,7 @@ def frames(run: Path) -> dict[str, bytes]:
 
 def test_missing_classes_are_told_once_by_name(folder: Path) -> None:
     flags = ("--monitor-every", "4", "--out", "collapsing", "--samples", "collapsing")
-    text = mnistgen(folder, *TRAIN, *flags, script=COLLAPSING)
+    text = scripted(folder, *TRAIN, *flags, script=COLLAPSING)
     told = [line for line in text.splitlines() if "the samples show" in line]
     expected = "(the second evaluator sees fewer than a tenth of what was expected); the model may have collapsed."
     assert told == [
@@ -244,7 +253,7 @@ def test_a_start_without_classes_is_no_news(folder: Path) -> None:
     # By then a tenth of the run is not over; after it the classes are there.
     script = COLLAPSING.replace("8 < step <= 16", "step <= 3").replace("8 < step <= 24", "step <= 3")
     flags = ("--monitor-every", "3", "--out", "beginning", "--samples", "beginning")
-    assert "the samples show" not in mnistgen(folder, *TRAIN, *flags, script=script)
+    assert "the samples show" not in scripted(folder, *TRAIN, *flags, script=script)
     assert looks(folder / "beginning")[3]["missing"] == [3, 7]
 
 
@@ -260,13 +269,13 @@ tiny.Tiny.sample = sample
 """
     )
     every = (*TRAIN, "--validate-every", "5")  # of a model without a validation loss it says when to look
-    whole = mnistgen(folder, *every, "--out", "whole", "--samples", "whole-pictures", script=script)
+    whole = scripted(folder, *every, "--out", "whole", "--samples", "whole-pictures", script=script)
     assert list(looks(folder / "whole")) == [5, 10, 15, 20, 25, 30]
     flags = ("--out", "killed", "--samples", "killed-pictures", "--save-every", "0")
     first = mnistgen(folder, *every, *flags, code=-signal.SIGKILL, script=script + KILL)
     # As if the process had died after a look and before its state was written, and went on with fewer looks.
     RunFolder(folder / "killed").claim("frames/00000027.png").write_bytes(b"")
-    second = mnistgen(folder, "train", "tiny", "--resume", "--out", "killed", script=script)
+    second = scripted(folder, "train", "tiny", "--resume", "--out", "killed", script=script)
     assert log(folder / "killed") == log(folder / "whole")
     assert frames(folder / "killed") == frames(folder / "whole")
     assert same_weights(folder / "killed" / "model.safetensors", folder / "whole" / "model.safetensors")
@@ -279,7 +288,7 @@ tiny.Tiny.sample = sample
     assert told(whole)
     assert told(first) + told(second) == told(whole)
     # A run without looks has the same weights: they disturb nothing.
-    mnistgen(folder, *every, "--out", "alone", "--samples", "alone", "--monitor-every", "0", script=script)
+    scripted(folder, *every, "--out", "alone", "--samples", "alone", "--monitor-every", "0", script=script)
     assert same_weights(folder / "alone" / "model.safetensors", folder / "whole" / "model.safetensors")
     assert not looks(folder / "alone")
     assert not (folder / "alone" / "frames").exists()
@@ -303,11 +312,11 @@ def test_a_new_run_starts_without_frames(folder: Path) -> None:
 
 
 def test_who_is_watched_without_asking(folder: Path) -> None:
-    """A model without a validation loss on data that have an second; who asks in vain is told why."""
+    """A model without a validation loss on data that have a second evaluator; who asks in vain is told why."""
     mnistgen(folder, *TRAIN, "--out", "vae", "--samples", "vae", "--validate-every", "10")
-    mnistgen(folder, *TRAIN[:4], "--steps", "2", "--validation", "0", "--out", "none", "--samples", "none", script=GAN)
+    scripted(folder, *TRAIN[:4], "--steps", "2", "--validation", "0", "--out", "none", "--samples", "none", script=GAN)
     unknown = ("train", "tiny", "--data", "unknown.npz", "--steps", "2", "--overwrite", "--out", "u", "--samples", "u")
-    assert "watched" not in mnistgen(folder, *unknown, script=GAN)
+    assert "monitored" not in scripted(folder, *unknown, script=GAN)
     text = mnistgen(folder, *unknown, "--monitor-every", "1")
     assert "note: the samples are not monitored. There is no evaluator B for unknown-npz" in text
     assert text.count("not monitored") == 1

@@ -34,6 +34,8 @@ def kid(
         raise UsageError(f"KID: {subsets} subsets of {subset_size} images; it needs at least 1 of 2.")
     samples, reference = check_pair(samples, reference, metric="KID", least=subset_size)
     samples, reference = samples.float(), reference.float()
+    if len(samples) == len(reference) == subset_size:  # every subset is the whole
+        return KernelDistance(_mmd2(samples, reference), 0.0)
     draw = np.random.RandomState(seed % 2**32)
     values = np.empty(subsets)
     for i in range(subsets):
