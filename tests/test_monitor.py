@@ -236,7 +236,7 @@ def test_missing_classes_are_told_once_by_name(folder: Path) -> None:
     flags = ("--monitor-every", "4", "--out", "collapsing", "--samples", "collapsing")
     text = scripted(folder, *TRAIN, *flags, script=COLLAPSING)
     told = [line for line in text.splitlines() if "the samples show" in line]
-    expected = "(the second evaluator sees fewer than a tenth of what was expected); the model may have collapsed."
+    expected = "(the second evaluator predicts fewer than a tenth of what was expected); the model may have collapsed."
     assert told == [
         f"warning: step 12: the samples show no 3, 7 {expected}",
         f"warning: step 20: the samples show no 7 {expected}",
