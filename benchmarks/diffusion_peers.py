@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mnistgen import load_data, to_uint8
-from mnistgen.data import Dataset
+from mnistgen import load_data
+from mnistgen.data import Dataset, to_uint8
 from mnistgen.scoring import class_counts
 from mnistgen.solvers import heun, last
 

@@ -22,7 +22,9 @@ import torch
 from families import machine, markdown, read, write
 from torch import Tensor
 
-from mnistgen import load, load_data, read_checkpoint, sample, train_validation_split
+from mnistgen import load, load_data, sample
+from mnistgen.checkpoint import read_checkpoint
+from mnistgen.data import train_validation_split
 from mnistgen.evaluator import extract, load_evaluator
 from mnistgen.files import atomic_file
 from mnistgen.metrics import fid

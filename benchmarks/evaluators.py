@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mnistgen import load_data, read_checkpoint
+from mnistgen import load_data
+from mnistgen.checkpoint import read_checkpoint
 from mnistgen.data import Dataset, to_float, train_validation_split
 from mnistgen.evaluator import (
     SHIPPED,

@@ -35,8 +35,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from mnistgen import checkpoint, list_models, read_checkpoint
-from mnistgen.checkpoint import WEIGHTS, load_state
+from mnistgen import checkpoint, list_models
+from mnistgen.checkpoint import WEIGHTS, load_state, read_checkpoint
 from mnistgen.cli.run_folder import STATE
 from mnistgen.console import duration
 from mnistgen.files import atomic_file

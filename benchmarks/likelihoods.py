@@ -17,7 +17,11 @@ import math
 import torch
 from families import cores, machine, markdown
 
-from mnistgen import GenerativeModel, HasLikelihood, load, load_data, log_likelihood, read_checkpoint, to_float
+from mnistgen import GenerativeModel, load, load_data
+from mnistgen.checkpoint import read_checkpoint
+from mnistgen.data import to_float
+from mnistgen.model import HasLikelihood
+from mnistgen.sampling import log_likelihood
 
 MODELS = ["flow-mnist", "edm-mnist", "ddpm-mnist", "vae-mnist", "vqvae-mnist"]
 BATCH = 50

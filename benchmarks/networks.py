@@ -36,7 +36,8 @@ from families import cores, machine, markdown, read, write
 from mnistgen_plugins.diffusion.flow import Flow, FlowConfig
 from torch import Tensor, nn
 
-from mnistgen import fit, load_data, sample, train_validation_split
+from mnistgen import fit, load_data, sample
+from mnistgen.data import train_validation_split
 from mnistgen.evaluator import extract, load_evaluator
 from mnistgen.metrics import fid, prdc
 from mnistgen.nn.unet import Attention, Block, Embedding, UNet, group_norm

@@ -50,11 +50,12 @@ from diffusion_peers import contend
 from families import cores, machine, markdown, read, write
 from torch import Tensor, nn
 
-from mnistgen import Scorer, load, load_data, read_checkpoint, sample, to_uint8, train_validation_split
+from mnistgen import load, load_data, sample
+from mnistgen.checkpoint import read_checkpoint
 from mnistgen.console import duration
-from mnistgen.data import Dataset
+from mnistgen.data import Dataset, to_uint8, train_validation_split
 from mnistgen.files import atomic_file
-from mnistgen.scoring import N, class_counts, write_json
+from mnistgen.scoring import N, Scorer, class_counts, write_json
 from mnistgen.scoring.scale import FLOOR
 
 VERSIONS = {"pythae": "0.1.2", "torchcfm": "1.0.7", "diffusers": "0.42.1"}

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mnistgen import list_models
 from mnistgen.files import atomic_file
 from mnistgen.published import published, record
+from mnistgen.registry import entries
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -56,7 +56,7 @@ def models() -> str:
         columns, floors = known[name].columns, known[name].floors
         cells = [
             f"`{name}`",
-            list_models()[name].description.rstrip("."),
+            entries()[name].description.rstrip("."),
             columns["weights"],
             columns["training"],
             f"**{columns['FID / floor']}**",

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from mnistgen_plugins.vae.vae import VAE, VAEConfig
 from torch import Tensor, nn
 
-from mnistgen import Dataset, GenerativeModel, Noise, fit, load_data, to_float, to_uint8, train_validation_split
+from mnistgen import Dataset, GenerativeModel, Noise, fit, load_data
+from mnistgen.data import to_float, to_uint8, train_validation_split
 from mnistgen.nn import LIKELIHOODS
 
 CHUNK = 500

@@ -1,94 +1,33 @@
 """mnistgen: a workbench for generative models on MNIST-format images.
 
-The names below are the public API. They are imported on first use, so that what does not need torch
-(`mnistgen --help`, `mnistgen models`) does not wait for it.
+    data = mnistgen.load_data("mnist")
+    model = mnistgen.train(mnistgen.create_model("vae"), data)
+    images = mnistgen.sample(model, [2, 0, 2, 6])
+    print(mnistgen.score(model))
+
+`load_data` and `Dataset`; `list_models`, `create_model`, `train`, `fit`, `save`, `load`; `sample`, `score`, `augment`;
+`load_evaluator`, `evaluate`; for authors of models `GenerativeModel`, `BaseConfig`, `Loss`, `Noise`; and the errors.
+The rest is in `mnistgen.data`, `mnistgen.sampling`, `mnistgen.metrics`, `mnistgen.model` and the other modules.
+
+Names stand in `__init__.pyi` and are imported on first use, so that what does not need torch (`mnistgen --help`,
+`mnistgen models`) does not wait for it.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import Any
 
-if TYPE_CHECKING:
-    from mnistgen.building import create_model
-    from mnistgen.checkpoint import Checkpoint, load, read_checkpoint, save
-    from mnistgen.data import Dataset, load_data, to_float, to_uint8, train_validation_split
-    from mnistgen.errors import (
-        CheckpointError,
-        ContractError,
-        DataError,
-        LeakageError,
-        MnistgenError,
-        PluginError,
-        TrainingError,
-        UsageError,
-    )
-    from mnistgen.experiments import Study, augment
-    from mnistgen.model import (
-        BaseConfig,
-        GenerativeModel,
-        HasDecoder,
-        HasEditing,
-        HasLatents,
-        HasLikelihood,
-        HasReconstruction,
-        HasTrajectory,
-        Loss,
-        Noise,
-        Trainable,
-    )
-    from mnistgen.registry import list_models, model_class
-    from mnistgen.sampling import (
-        fixed_latent,
-        grid,
-        inpaint,
-        interpolate,
-        interpolate_images,
-        log_likelihood,
-        manifold,
-        reconstruct,
-        reconstructions,
-        region,
-        sample,
-        sample_trajectory,
-        save_gif,
-        save_png,
-        sweep,
-        traverse,
-        traverse_coordinate,
-        vary,
-    )
-    from mnistgen.scoring import Score, Scorer, score
-    from mnistgen.testing import check_model
-    from mnistgen.training import Step, fit, train
+import lazy_loader
 
-_HOME = {
-    "building": ("create_model",),
-    "checkpoint": ("Checkpoint", "load", "read_checkpoint", "save"),
-    "data": ("Dataset", "load_data", "to_float", "to_uint8", "train_validation_split"),
-    "errors": (
-        "CheckpointError",
-        "ContractError",
-        "DataError",
-        "LeakageError",
-        "MnistgenError",
-        "PluginError",
-        "TrainingError",
-        "UsageError",
-    ),
-    "experiments": ("Study", "augment"),
-    "model": (
-        "BaseConfig",
-        "GenerativeModel",
-        "HasDecoder",
-        "HasEditing",
-        "HasLatents",
-        "HasLikelihood",
-        "HasTrajectory",
-        "HasReconstruction",
-        "Loss",
-        "Noise",
-        "Trainable",
-    ),
-    "registry": ("list_models", "model_class"),
+_public, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+# Names that stood here in the last version, by the module that has them now.
+_MOVED = {
+    "checkpoint": ("Checkpoint", "read_checkpoint"),
+    "data": ("to_float", "to_uint8", "train_validation_split"),
+    "experiments": ("Study",),
+    "model": ("HasDecoder", "HasEditing", "HasLatents", "HasLikelihood", "HasPath", "HasReconstruction", "Trainable"),
+    "registry": ("model_class",),
     "sampling": (
         "grid",
         "inpaint",
@@ -99,9 +38,8 @@ _HOME = {
         "reconstruct",
         "reconstructions",
         "region",
-        "fixed_latent",
-        "sample",
-        "sample_trajectory",
+        "same_noise",
+        "sample_path",
         "save_gif",
         "save_png",
         "sweep",
@@ -109,81 +47,17 @@ _HOME = {
         "traverse_coordinate",
         "vary",
     ),
-    "scoring": ("Score", "Scorer", "score"),
+    "scoring": ("Score", "Scorer"),
     "testing": ("check_model",),
-    "training": ("Step", "fit", "train"),
+    "training": ("Step",),
 }
-_MODULE = {name: module for module, names in _HOME.items() for name in names}
-
-__all__ = [
-    "BaseConfig",
-    "Checkpoint",
-    "CheckpointError",
-    "ContractError",
-    "DataError",
-    "Dataset",
-    "GenerativeModel",
-    "HasDecoder",
-    "HasEditing",
-    "HasLatents",
-    "HasLikelihood",
-    "HasReconstruction",
-    "HasTrajectory",
-    "LeakageError",
-    "Loss",
-    "MnistgenError",
-    "Noise",
-    "PluginError",
-    "Score",
-    "Scorer",
-    "Step",
-    "Study",
-    "Trainable",
-    "TrainingError",
-    "UsageError",
-    "augment",
-    "check_model",
-    "create_model",
-    "fit",
-    "fixed_latent",
-    "grid",
-    "inpaint",
-    "interpolate",
-    "interpolate_images",
-    "list_models",
-    "load",
-    "load_data",
-    "log_likelihood",
-    "manifold",
-    "model_class",
-    "read_checkpoint",
-    "reconstruct",
-    "reconstructions",
-    "region",
-    "sample",
-    "sample_trajectory",
-    "save",
-    "save_gif",
-    "save_png",
-    "score",
-    "sweep",
-    "to_float",
-    "to_uint8",
-    "train",
-    "train_validation_split",
-    "traverse",
-    "traverse_coordinate",
-    "vary",
-]
+_RENAMED = {"same_noise": "fixed_latent", "sample_path": "sample_trajectory"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE:
-        raise AttributeError(f"module 'mnistgen' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"mnistgen.{_MODULE[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+    for module, names in _MOVED.items():
+        if name in names:
+            present = _RENAMED.get(name, name)
+            warnings.warn(f"mnistgen.{name} is mnistgen.{module}.{present} now.", DeprecationWarning, stacklevel=2)
+            return getattr(importlib.import_module(f"mnistgen.{module}"), present)
+    return _public(name)

@@ -237,7 +237,7 @@ class HasLikelihood(ABC):
 
     likelihood: ClassVar[Literal["exact", "lower bound", "estimate"]]
     likelihood_of: str  # of what data: "stochastically binarised pixels", "8-bit pixels", ...
-    # What `log_prob` is computed in; "float64": `mnistgen.log_likelihood` takes a copy of the model in that;
+    # What `log_prob` is computed in; "float64": `mnistgen.sampling.log_likelihood` takes a copy of the model in that;
     # "any": the model looks after it itself.
     likelihood_precision: ClassVar[Literal["any", "float32", "float64"]] = "float32"
 

@@ -80,9 +80,14 @@ def misnomer(entry: Entry) -> str:
     )
 
 
-def list_models() -> dict[str, Entry]:
-    """The models that can be asked for by name, without those that two distributions claim (see `claims`)."""
-    return {name: _described(entries[0]) for name, entries in claims().items() if len(entries) == 1}
+def list_models() -> list[str]:
+    """The names of the models there are, sorted; `entries` has what is known of each."""
+    return list(entries())
+
+
+def entries() -> dict[str, Entry]:
+    """The models by name, without those that two distributions claim (see `claims`)."""
+    return {name: _described(found[0]) for name, found in claims().items() if len(found) == 1}
 
 
 def model_class(name: str) -> type[GenerativeModel]:

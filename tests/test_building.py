@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from tiny import Tiny, TinyConfig
 from torch import nn
 
-from mnistgen import CheckpointError, UsageError, load, read_checkpoint, save
+from mnistgen import CheckpointError, UsageError, load, save
 from mnistgen.building import build, create_model
-from mnistgen.checkpoint import find
+from mnistgen.checkpoint import find, read_checkpoint
 
 
 @dataclass(frozen=True)

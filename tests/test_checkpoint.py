@@ -22,20 +22,8 @@ from safetensors.torch import load_file, save_file
 from tiny import Tiny, TinyConfig, Walker, blobs
 
 import mnistgen
-from mnistgen import (
-    CheckpointError,
-    ContractError,
-    UsageError,
-    fit,
-    integrity,
-    load,
-    read_checkpoint,
-    sample,
-    save,
-    score,
-    train,
-)
-from mnistgen.checkpoint import find, hidden, load_state, save_state
+from mnistgen import CheckpointError, ContractError, UsageError, fit, integrity, load, sample, save, score, train
+from mnistgen.checkpoint import find, hidden, load_state, read_checkpoint, save_state
 from mnistgen.cli import main
 from mnistgen.evaluator import load_classifier
 from mnistgen.scoring import open_source
@@ -125,7 +113,7 @@ def test_a_starter_checkpoint_is_in_the_wheel_and_has_a_card_and_pictures(name: 
     file = f"checkpoints/{name}.safetensors"
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["force-include"][file] == f"mnistgen/{file}"
-    most = 8 if mnistgen.model_class(name.removesuffix("-mnist")).family == "diffusion" else 4
+    most = 8 if mnistgen.registry.model_class(name.removesuffix("-mnist")).family == "diffusion" else 4
     assert (ROOT / file).stat().st_size < most * 2**20
     assert f"`{name}.safetensors`" in (ROOT / "checkpoints/README.md").read_text("utf-8")
     assert f"`{name}/grid.png`" in (ROOT / "samples/README.md").read_text("utf-8")
@@ -212,11 +200,21 @@ def test_the_state_is_read_without_unpickling(tmp_path: Path) -> None:
 
 
 def test_the_public_names_are_all_there() -> None:
-    assert set(mnistgen.__all__) == set(mnistgen._MODULE)
     for name in mnistgen.__all__:
         assert getattr(mnistgen, name) is not None
+    assert mnistgen.sampling.grid is mnistgen.sampling.pictures.grid
+    assert mnistgen.list_models() == sorted(mnistgen.registry.entries())
     with pytest.raises(AttributeError, match="nonsense"):
         mnistgen.nonsense  # noqa: B018
+
+
+def test_former_public_names_warn() -> None:
+    for module, names in mnistgen._MOVED.items():
+        for name in names:
+            assert name not in mnistgen.__all__
+            present = mnistgen._RENAMED.get(name, name)
+            with pytest.warns(DeprecationWarning, match=f"mnistgen.{name} is mnistgen.{module}.{present} now"):
+                assert getattr(mnistgen, name) is getattr(getattr(mnistgen, module), present)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "resume.pt"])
@@ -364,12 +362,12 @@ def test_numbers_that_are_not_finite_leave_no_model(model: Tiny, monkeypatch: py
     for attempt in (
         lambda: sample(model, [0]),
         lambda: score(ten, n=200),
-        lambda: mnistgen.sample_trajectory(walker, [0]),
-        lambda: mnistgen.fixed_latent(model, [0]),
-        lambda: mnistgen.interpolate(model, 0, 1),
-        lambda: mnistgen.reconstruct(model, x, y),
-        lambda: mnistgen.inpaint(walker, x, y, mnistgen.region("left")),
-        lambda: mnistgen.vary(walker, x, y, strength=0.5),
+        lambda: mnistgen.sampling.sample_trajectory(walker, [0]),
+        lambda: mnistgen.sampling.fixed_latent(model, [0]),
+        lambda: mnistgen.sampling.interpolate(model, 0, 1),
+        lambda: mnistgen.sampling.reconstruct(model, x, y),
+        lambda: mnistgen.sampling.inpaint(walker, x, y, mnistgen.sampling.region("left")),
+        lambda: mnistgen.sampling.vary(walker, x, y, strength=0.5),
     ):
         with pytest.raises(ContractError, match="not finite"):
             attempt()

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import Duel, Tiny, TinyConfig, blobs
 
-from mnistgen import CheckpointError, DataError, Dataset, UsageError, fit, load, read_checkpoint, sample, save
-from mnistgen.checkpoint import WEIGHTS
+from mnistgen import CheckpointError, DataError, Dataset, UsageError, fit, load, sample, save
+from mnistgen.checkpoint import WEIGHTS, read_checkpoint
 from mnistgen.cli.sample_pictures import digits_of
 from mnistgen.data import export_data, load_data
 from mnistgen.evaluator import build_classifier

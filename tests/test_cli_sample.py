@@ -16,29 +16,23 @@ from tiny import Duel, Tiny, TinyConfig, Walker, blobs
 from torch import Tensor
 from typing_extensions import Doc
 
-from mnistgen import (
-    Dataset,
-    Noise,
-    UsageError,
-    fixed_latent,
-    inpaint,
-    load_data,
-    manifold,
-    reconstruct,
-    region,
-    registry,
-    sample,
-    sample_trajectory,
-    save,
-    sweep,
-    to_float,
-    traverse_coordinate,
-)
+from mnistgen import Dataset, Noise, UsageError, load_data, registry, sample, save
 from mnistgen.checkpoint import Checkpoint
 from mnistgen.cli.sample import EXAMPLES, option_help, parse_with_sampling_options
 from mnistgen.cli.sample_bulk import labels_of_bulk, spread, write_bulk
 from mnistgen.cli.sample_pictures import SampleOptions, digits_of, draw_picture
+from mnistgen.data import to_float
 from mnistgen.room import Peak
+from mnistgen.sampling import (
+    fixed_latent,
+    inpaint,
+    manifold,
+    reconstruct,
+    region,
+    sample_trajectory,
+    sweep,
+    traverse_coordinate,
+)
 from mnistgen.scoring.reference import class_counts
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import blobs
 
-from mnistgen import Dataset, read_checkpoint
-from mnistgen.checkpoint import load_state
+from mnistgen import Dataset
+from mnistgen.checkpoint import load_state, read_checkpoint
 from mnistgen.cli.run_folder import RunFolder
 
 STEPS = 30

@@ -13,7 +13,9 @@ from mnistgen_plugins.vae.latent_flow_vae import LatentFlowVAEConfig
 from mnistgen_plugins.vae.vae import VAEConfig
 from mnistgen_plugins.vae.vqvae import VQVAEConfig
 
-from mnistgen import BaseConfig, check_model, list_models, model_class
+from mnistgen import BaseConfig, list_models
+from mnistgen.registry import model_class
+from mnistgen.testing import check_model
 
 # The rules hold at any width, and a network of the default one takes minutes.
 CONFIGS: dict[str, BaseConfig] = {

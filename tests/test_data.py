@@ -241,7 +241,7 @@ def test_the_data_folder_of_a_user_without_a_home(monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert data_folder() == Path(tempfile.gettempdir()) / f"mnistgen-{os.getuid()}" / "mnistgen" / "data"
+    assert data_folder() == Path(tempfile.gettempdir()) / f"mnistgen-{os.getuid()}" / "data"
     with pytest.raises(DataError, match="MNIST is not in"):
         load_data("mnist", download=False)
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from tiny import Tiny, TinyConfig, blobs
 
-from mnistgen import DataError, Dataset, fit, train_validation_split
-from mnistgen.data import as_dataset, export_data, load_data, to_float
+from mnistgen import DataError, Dataset, fit
+from mnistgen.data import as_dataset, export_data, load_data, to_float, train_validation_split
 from mnistgen.evaluator import build_classifier, evaluate
 from mnistgen.scoring import ImageSource, open_source
 

@@ -15,8 +15,9 @@ from mnistgen_plugins.diffusion.meanflow import MeanFlow, MeanFlowConfig
 from tiny import strokes
 from torch import Tensor
 
-from mnistgen import Noise, UsageError, sample, sample_trajectory, save
+from mnistgen import Noise, UsageError, sample, save
 from mnistgen.nn import PIXEL_STD, PixelSpace
+from mnistgen.sampling import sample_trajectory
 from mnistgen.solvers import SOLVERS
 
 LEVELS = torch.arange(256) / 127.5 - 1

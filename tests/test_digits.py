@@ -6,7 +6,8 @@ import pytest
 import torch
 from command import mnistgen
 
-from mnistgen import UsageError, load_data, read_checkpoint
+from mnistgen import UsageError, load_data
+from mnistgen.checkpoint import read_checkpoint
 from mnistgen.data import data_folder, load_training_data, sources
 from mnistgen.errors import DownloadError
 from mnistgen.evaluator import extract, load_evaluator

@@ -10,8 +10,9 @@ import pytest
 import torch
 from tiny import blobs
 
-from mnistgen import CheckpointError, ContractError, Dataset, UsageError, fit, to_float
+from mnistgen import CheckpointError, ContractError, Dataset, UsageError, fit
 from mnistgen.cli.evaluator import draw_confusion
+from mnistgen.data import to_float
 from mnistgen.evaluator import (
     CLASSIFIERS,
     SHIPPED,

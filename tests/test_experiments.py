@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import Tiny, strokes
 
-from mnistgen import Dataset, LeakageError, UsageError, load_data, model_class
+from mnistgen import Dataset, LeakageError, UsageError, load_data
 from mnistgen.data import data_folder
 from mnistgen.experiments import ARMS, DEFAULT_ARMS, Design
 from mnistgen.experiments.arms import arms_called
@@ -26,6 +26,7 @@ from mnistgen.experiments.subsets import (
     seed_of,
 )
 from mnistgen.metrics import nearest, pixels
+from mnistgen.registry import model_class
 
 SIMULATIONS = 2000
 

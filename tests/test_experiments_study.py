@@ -21,8 +21,9 @@ from PIL import Image
 from tiny import Duel, Tiny, TinyConfig, strokes
 from torch import Tensor
 
-from mnistgen import BaseConfig, Dataset, GenerativeModel, LeakageError, Loss, Noise, UsageError, augment, to_float
+from mnistgen import BaseConfig, Dataset, GenerativeModel, LeakageError, Loss, Noise, UsageError, augment
 from mnistgen.cli import main
+from mnistgen.data import to_float
 from mnistgen.evaluator import Classifier, build_classifier
 from mnistgen.experiments import ARMS, Study, cells
 from mnistgen.experiments.cells import Bench, Cell, Classify, Draw, Label, Nearest, Train

@@ -9,7 +9,8 @@ from mnistgen_plugins.vae.iwae import CODES, IWAE, IWAEConfig, bernoulli_log_pro
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from mnistgen import Noise, UsageError, check_model
+from mnistgen import Noise, UsageError
+from mnistgen.testing import check_model
 
 SMALL = {"hidden": 12, "latent_dim": 2, "importance_samples": 3}
 

@@ -7,9 +7,11 @@ import torch
 from tiny import Tiny, TinyConfig, blobs
 from torch import Tensor, nn
 
-from mnistgen import GenerativeModel, HasLikelihood, Loss, Noise, UsageError, fit, log_likelihood, to_float
-from mnistgen.data import train_validation_split
+from mnistgen import GenerativeModel, Loss, Noise, UsageError, fit
+from mnistgen.data import to_float, train_validation_split
+from mnistgen.model import HasLikelihood
 from mnistgen.nn import log_normal
+from mnistgen.sampling import log_likelihood
 
 
 class Linear(GenerativeModel, HasLikelihood):

@@ -9,23 +9,13 @@ import torch
 from tiny import Tiny, TinyConfig, Walker, blobs
 from torch import Tensor, nn
 
-from mnistgen import (
-    Loss,
-    Noise,
-    PluginError,
-    UsageError,
-    fit,
-    limits,
-    room,
-    sample,
-    sample_trajectory,
-    train_validation_split,
-)
+from mnistgen import Loss, Noise, PluginError, UsageError, fit, limits, room, sample
 from mnistgen.cli.arguments import Common
+from mnistgen.data import train_validation_split
 from mnistgen.evaluator.weights import build_classifier
 from mnistgen.limits import LARGEST_SEED, checked_seed, require_disk, require_memory, size
 from mnistgen.metrics import kid
-from mnistgen.sampling import fixed_latent
+from mnistgen.sampling import fixed_latent, sample_trajectory
 from mnistgen.scoring.sources import ModelSource
 from mnistgen.training import resolve_device
 

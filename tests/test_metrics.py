@@ -213,7 +213,7 @@ class TestKernel:
             metrics.kid(normal(1000, 4), normal(1000, 4), subsets=0)
 
 
-class TestManifold:
+class TestPrecisionRecall:
     def brute(self, x: Tensor, y: Tensor, k: int, density_k: int) -> tuple[float, ...]:
         """The definitions, one point at a time."""
 
@@ -236,7 +236,7 @@ class TestManifold:
         x, y = normal(70, 3, 1) + shift, normal(90, 3, 2) * 1.3
         expected = self.brute(x, y, k, density_k)
         assert metrics.prdc(x, y, k=k, density_k=density_k) == pytest.approx(expected, abs=1e-12)
-        for module in ("prdc", "neighbours"):  # chunks of a few rows, the last one shorter
+        for module in ("precision_recall", "neighbours"):  # chunks of a few rows, the last one shorter
             monkeypatch.setattr(f"mnistgen.metrics.{module}.CHUNK", 400)
         assert metrics.prdc(x, y, k=k, density_k=density_k) == pytest.approx(expected, abs=1e-12)
 

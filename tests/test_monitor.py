@@ -15,14 +15,15 @@ from PIL import Image, ImageSequence
 from tiny import Tiny, strokes
 from torch import Tensor
 
-from mnistgen import BaseConfig, Dataset, GenerativeModel, Loss, Noise, UsageError, fit, grid, load, sample, to_float
+from mnistgen import BaseConfig, Dataset, GenerativeModel, Loss, Noise, UsageError, fit, load, sample
 from mnistgen.cli.evaluator import ClassifierOptions
 from mnistgen.cli.run_folder import RunFolder
 from mnistgen.cli.train import GeneratorOptions
+from mnistgen.data import to_float
 from mnistgen.errors import CheckpointError
 from mnistgen.evaluator import Classifier, build_classifier, load_evaluator, save_classifier
 from mnistgen.report import curves
-from mnistgen.sampling import save_gif
+from mnistgen.sampling import grid, save_gif
 from mnistgen.scoring.monitor import SampleMonitor, missing
 
 LABELS = torch.arange(1000) % 10
@@ -177,7 +178,7 @@ GAN = "import tiny\ntiny.Tiny.validation_loss = lambda self, x, y: None\n"
 COLLAPSING = (
     GAN
     + """
-from mnistgen import to_float
+from mnistgen.data import to_float
 images, labels = tiny.strokes(1000, 5)
 def sample(self, y, *, noise):
     step = int(self.seen) // 16

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from mnistgen import MnistgenError, PluginError, UsageError, check_model, model_class, registry
+from mnistgen import MnistgenError, PluginError, UsageError, registry
 from mnistgen.cli import main
 from mnistgen.cli.new import Family, write_file
-from mnistgen.registry import register_file
-from mnistgen.testing import synthetic_digits
+from mnistgen.registry import model_class, register_file
+from mnistgen.testing import check_model, synthetic_digits
 
 ABILITIES = {
     "vae": ["likelihood (lower bound, of stochastically binarised pixels)", "latent codes", "reconstruction"],

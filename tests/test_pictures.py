@@ -11,22 +11,12 @@ import torch
 from mnistgen_plugins.diffusion import base
 from tiny import blobs
 
-from mnistgen import (
-    GenerativeModel,
-    HasDecoder,
-    HasEditing,
-    HasLatents,
-    HasReconstruction,
-    HasTrajectory,
-    UsageError,
-    list_models,
-    load,
-    model_class,
-)
+from mnistgen import GenerativeModel, UsageError, list_models, load
 from mnistgen.checkpoint import Checkpoint, read_checkpoint
 from mnistgen.cli.sample_pictures import SampleOptions, draw_picture, rendered
 from mnistgen.data import export_data
-from mnistgen.model import IMAGE_SHAPE
+from mnistgen.model import IMAGE_SHAPE, HasDecoder, HasEditing, HasLatents, HasReconstruction, HasTrajectory
+from mnistgen.registry import model_class
 from mnistgen.sampling import captioned, grid, require_pixels, save_png
 
 # The flags of each picture, what a model needs for it, and its rows and columns of images (None: by its codes).

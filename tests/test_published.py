@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnistgen import MnistgenError, Scorer, load, published, sample
+from mnistgen import MnistgenError, load, published, sample
 from mnistgen.evaluator import extract, load_evaluator
 from mnistgen.metrics import frechet_distance, moments
-from mnistgen.scoring import class_counts
+from mnistgen.scoring import Scorer, class_counts
 from mnistgen.scoring.evaluators import PENULTIMATE
 
 QUICK = "dcgan"  # the one that samples fastest

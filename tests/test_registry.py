@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mnistgen import GenerativeModel, PluginError, UsageError, list_models, model_class, published, registry
+from mnistgen import GenerativeModel, PluginError, UsageError, list_models, published, registry
 from mnistgen.cli import main
+from mnistgen.registry import model_class
 
 MODEL = '''
 from mnistgen import GenerativeModel
@@ -72,14 +73,14 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 def test_an_entry_is_read_from_metadata_and_source(site: Site) -> None:
     site.install("their-models", "2.1", good="regtest.deep.models:Good")
-    entry = list_models()["good"]
+    entry = registry.entries()["good"]
     assert entry == ("good", "their-models", "2.1", "regtest.deep.models:Good", "test", "Draws nothing much.")
     assert "regtest" not in sys.modules
 
 
 def test_reexports_and_inherited_families_are_followed(site: Site) -> None:
     site.install("theirs", best="regtest:Best", variant="regtest.deep.models:Variant")
-    models = list_models()
+    models = registry.entries()
     assert models["best"][4:] == ("test", "Draws nothing much.")
     assert models["variant"][4:] == ("test", "Takes its family from its base.")
     assert "regtest" not in sys.modules
@@ -103,7 +104,7 @@ def test_what_cannot_be_read_is_empty(site: Site, value: str, source: str | None
     if source is not None:
         site.write("regtest_bad.py", source)
     site.install("theirs", odd=value, good="regtest.deep.models:Good")
-    models = list_models()
+    models = registry.entries()
     assert models["odd"][4:] == ("", "")
     assert models["good"].family == "test"
     with pytest.raises(PluginError, match=r"theirs 1\.0"):

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tiny import Tiny, blobs
 
-from mnistgen import UsageError, fit, load, read_checkpoint, save
-from mnistgen.checkpoint import load_state, save_state
+from mnistgen import UsageError, fit, load, save
+from mnistgen.checkpoint import load_state, read_checkpoint, save_state
 from mnistgen.cli import main, training
 from mnistgen.cli.run_folder import RunFolder
 from mnistgen.cli.train import GeneratorOptions

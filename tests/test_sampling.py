@@ -11,30 +11,28 @@ from PIL import Image
 from tiny import Duel, Tiny, TinyConfig, Walker, blobs
 from torch import Tensor
 
-from mnistgen import (
-    BaseConfig,
-    ContractError,
-    GenerativeModel,
-    HasDecoder,
-    HasLatents,
-    Loss,
-    Noise,
-    PluginError,
-    UsageError,
+from mnistgen import BaseConfig, ContractError, GenerativeModel, Loss, Noise, PluginError, UsageError, sample
+from mnistgen.data import to_float, to_uint8
+from mnistgen.model import HasDecoder, HasLatents
+from mnistgen.sampling import (
+    REGIONS,
+    fixed_latent,
     grid,
+    inpaint,
     interpolate,
     interpolate_images,
     manifold,
     reconstruct,
     reconstructions,
-    sample,
+    region,
+    sample_trajectory,
     save_png,
-    to_float,
-    to_uint8,
+    slerp,
+    sweep,
     traverse,
     traverse_coordinate,
+    vary,
 )
-from mnistgen.sampling import REGIONS, fixed_latent, inpaint, region, sample_trajectory, slerp, sweep, vary
 
 
 class Decoder(GenerativeModel, HasDecoder):

@@ -13,17 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from mnistgen import (
-    BaseConfig,
-    ContractError,
-    GenerativeModel,
-    HasLatents,
-    HasLikelihood,
-    HasReconstruction,
-    HasTrajectory,
-    Loss,
-    Noise,
-)
+from mnistgen import BaseConfig, ContractError, GenerativeModel, Loss, Noise
+from mnistgen.model import HasLatents, HasLikelihood, HasReconstruction, HasTrajectory
 from mnistgen.testing import Outcome, abilities_of, check_model, check_rules, rules_of, synthetic_digits
 
 
@@ -632,8 +623,8 @@ BROKEN = [
         "its flags",
         "Config has seed, steps, a flag of `train` and sample.. has count, a flag",
     ),
-    (Undeclared, "its abilities", r"log_prob, encode is defined, .* mnistgen.HasLatents, HasLikelihood"),
-    (UndeclaredReconstruction, "its abilities", r"reconstruct is defined, .* mnistgen.HasReconstruction"),
+    (Undeclared, "its abilities", r"log_prob, encode is defined, .* mnistgen.model.HasLatents, HasLikelihood"),
+    (UndeclaredReconstruction, "its abilities", r"reconstruct is defined, .* mnistgen.model.HasReconstruction"),
     (RandomReconstruction, "reconstructions are", "another image each time"),
     (FlatReconstruction, "reconstructions are", r"\(5, 784\)"),
     (BrightReconstruction, "reconstructions are", "pixels from"),

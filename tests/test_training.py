@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from tiny import Duel, Tiny, TinyConfig, blobs
 from torch.optim import AdamW
 
-from mnistgen import CheckpointError, ContractError, Loss, PluginError, TrainingError, UsageError, fit, to_float
-from mnistgen.data import train_validation_split
+from mnistgen import CheckpointError, ContractError, Loss, PluginError, TrainingError, UsageError, fit
+from mnistgen.data import to_float, train_validation_split
 from mnistgen.training import (
     Part,
     _is_random,

@@ -8,7 +8,8 @@ from mnistgen_plugins.vae.vae import VAE, CouplingFlow, VAEConfig, log_normal
 from torch import Tensor
 from torch.distributions import ContinuousBernoulli, Independent, Normal, kl_divergence
 
-from mnistgen import Noise, UsageError, to_float
+from mnistgen import Noise, UsageError
+from mnistgen.data import to_float
 from mnistgen.nn import LIKELIHOODS
 
 SMALL = {"width": 8, "latent_dim": 4, "prior_layers": 2}

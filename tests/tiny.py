@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mnistgen import BaseConfig, Dataset, GenerativeModel, HasEditing, HasLatents, HasTrajectory, Loss, Noise
+from mnistgen import BaseConfig, Dataset, GenerativeModel, Loss, Noise
+from mnistgen.model import HasEditing, HasLatents, HasTrajectory
 
 
 def blobs(n: int = 200, num_classes: int = 4, seed: int = 0, name: str = "blobs") -> Dataset:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mnistgen.cli import arguments as flags
 from mnistgen.errors import MnistgenError
 from mnistgen.published import Published, published
-from mnistgen.registry import claims, clash, list_models, misnamed, misnomer, model_class, unreadable
+from mnistgen.registry import claims, clash, entries, misnamed, misnomer, model_class, unreadable
 from mnistgen.text import printable, say
 
 EXAMPLES = """
@@ -38,7 +38,7 @@ def run(arguments: list[str], prog: str) -> int:
     options = flags.parse(Options, arguments, prog=prog, examples=EXAMPLES) if arguments else Options()
     header = ["name", "family", "description", "distribution", *(["loads"] if options.load else [])]
     rows, failures = [], 0
-    for entry in sorted(list_models().values(), key=lambda entry: (entry.family, entry.name)):
+    for entry in sorted(entries().values(), key=lambda entry: (entry.family, entry.name)):
         failure = _failure(entry.name) if options.load else ""
         row = [entry.name, entry.family, failure or entry.description, entry.source]
         rows.append([*row, "no" if failure else "yes"] if options.load else row)

@@ -5,10 +5,12 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
+
+import platformdirs
 
 from mnistgen.data.convert import Conversion, ConversionKeywords
 from mnistgen.data.dataset import Dataset, joined
@@ -43,19 +45,16 @@ def data_folder(data_dir: Path | str | None = None) -> Path:
         return _expanded(data_dir)
     if os.environ.get("MNISTGEN_DATA"):
         return _expanded(os.environ["MNISTGEN_DATA"])
-    return _cache() / "mnistgen" / "data"
+    return _cache() / "data"
 
 
 def _cache() -> Path:
-    """The user's cache folder; of a user without a home, as containers have them, a folder of the system's."""
-    variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
-    if os.environ.get(variable):
-        return Path(os.environ[variable])
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"mnistgen-{os.getuid() if sys.platform != 'win32' else ''}"
-    return home / {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
+    """mnistgen's folder in the user's cache; of a user without a home, as containers have them, one of the system's."""
+    with suppress(RuntimeError):  # there is no home; versions before 4.4 give "~" back
+        folder = platformdirs.user_cache_path("mnistgen", appauthor=False, opinion=False)
+        if folder.parts[0] != "~":
+            return folder
+    return Path(tempfile.gettempdir()) / f"mnistgen-{os.getuid() if sys.platform != 'win32' else ''}"
 
 
 def load_data(

@@ -1,6 +1,5 @@
 """Features and predictions of a classifier, and how good they are: accuracy with its interval, calibration."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -136,20 +135,14 @@ def evaluate(model: Classifier, data: Images, *, batch_size: int = BATCH) -> Eva
     return Evaluation(predict(model, data, batch_size=batch_size), data.require_labels("to test a classifier").cpu())
 
 
-def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The interval of a proportion whose test does not reject it (Wilson 1927); 95% for z = 1.96.
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """The 95% interval of a proportion whose test does not reject it (Wilson 1927)."""
+    from scipy.stats import binomtest  # takes long to import
 
-    (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), p = successes / n
-    """
     if not 0 <= successes <= n or n < 1:
         raise UsageError(f"{successes} of {n} is no proportion.")
-    p = successes / n
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # The ends are exact at 0 and n, where rounding could leave a trace beyond them.
-    low = 0.0 if successes == 0 else (centre - half) / (1 + z * z / n)
-    high = 1.0 if successes == n else (centre + half) / (1 + z * z / n)
-    return low, high
+    interval = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:

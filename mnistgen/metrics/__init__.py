@@ -33,7 +33,7 @@ from mnistgen.metrics.memorisation import (
     stratified_halves,
 )
 from mnistgen.metrics.neighbours import Neighbours, nearest
-from mnistgen.metrics.prdc import PRDC, prdc
+from mnistgen.metrics.precision_recall import PRDC, prdc
 
 __all__ = [
     "PRDC",

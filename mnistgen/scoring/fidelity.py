@@ -22,7 +22,7 @@ from mnistgen.evaluator import Classifier, evaluator_hash, extract
 from mnistgen.evaluator.evaluation import BATCH
 from mnistgen.metrics.features import check_features
 from mnistgen.metrics.kernel import SUBSET, SUBSETS
-from mnistgen.metrics.prdc import PRECISION_K
+from mnistgen.metrics.precision_recall import PRECISION_K
 from mnistgen.model import IMAGE_SHAPE
 
 # The file that torch-fidelity and pytorch-fid both publish; its official names end in the first eight digits.

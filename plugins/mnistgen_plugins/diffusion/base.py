@@ -14,18 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mnistgen import (
-    BaseConfig,
-    GenerativeModel,
-    HasEditing,
-    HasLatents,
-    HasLikelihood,
-    HasTrajectory,
-    Noise,
-    UsageError,
-    load,
-)
-from mnistgen.model import normal_like
+from mnistgen import BaseConfig, GenerativeModel, Noise, UsageError, load
+from mnistgen.model import HasEditing, HasLatents, HasLikelihood, HasTrajectory, normal_like
 from mnistgen.nn import Muon, PixelSpace, UNet, computes_in_bfloat16
 from mnistgen.solvers import Denoiser, ProbabilityPath, guide, inpaint, last, log_likelihood, rk4
 

@@ -30,7 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from mnistgen import GenerativeModel, HasDecoder, Loss, Noise
+from mnistgen import GenerativeModel, Loss, Noise
+from mnistgen.model import HasDecoder
 from mnistgen_plugins.diffusion.base import IMAGE
 from mnistgen_plugins.diffusion.flow import Flow, FlowConfig, teacher
 

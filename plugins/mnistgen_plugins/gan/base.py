@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mnistgen import GenerativeModel, HasDecoder, Noise
+from mnistgen import GenerativeModel, Noise
+from mnistgen.model import HasDecoder
 
 
 class GAN(GenerativeModel, HasDecoder):

@@ -35,8 +35,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mnistgen import BaseConfig, GenerativeModel, HasLatents, HasLikelihood, Loss, Noise
-from mnistgen.model import normal_like
+from mnistgen import BaseConfig, GenerativeModel, Loss, Noise
+from mnistgen.model import HasLatents, HasLikelihood, normal_like
 from mnistgen.nn import ClassEmbedding
 
 PIXELS = 28 * 28

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from mnistgen import BaseConfig, GenerativeModel, HasLatents, Loss, Noise, UsageError
+from mnistgen import BaseConfig, GenerativeModel, Loss, Noise, UsageError
+from mnistgen.model import HasLatents
 from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ImageDecoder, ImageEncoder, LikelihoodName
 
 CLASS_DIM = 64  # of the class embeddings

@@ -42,8 +42,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mnistgen import BaseConfig, GenerativeModel, HasLatents, HasLikelihood, Loss, Noise
-from mnistgen.model import normal_like
+from mnistgen import BaseConfig, GenerativeModel, Loss, Noise
+from mnistgen.model import HasLatents, HasLikelihood, normal_like
 from mnistgen.nn import LIKELIHOODS, ClassEmbedding, ImageDecoder, ImageEncoder, LikelihoodName
 
 CLASS_DIM = 64  # of the class embedding

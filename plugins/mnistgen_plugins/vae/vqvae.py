@@ -26,7 +26,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from mnistgen import BaseConfig, GenerativeModel, HasLikelihood, HasReconstruction, Loss, Noise, UsageError
+from mnistgen import BaseConfig, GenerativeModel, Loss, Noise, UsageError
+from mnistgen.model import HasLikelihood, HasReconstruction
 from mnistgen.nn import LIKELIHOODS, ClassEmbedding, LikelihoodName, ResidualBlock, Upsampler
 
 CLASS_DIM = 64  # of the decoder's class embedding
