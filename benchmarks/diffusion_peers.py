@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from mnistgen_plugins.diffusion.solvers import heun, last
 from torch import Tensor, nn
 
 from mnistgen import load_data
 from mnistgen.data import Dataset, to_uint8
 from mnistgen.scoring import class_counts
-from mnistgen.solvers import heun, last
 
 BATCH = 128  # of torchcfm's example; of training, of both
 SAMPLED = 250  # images at a time

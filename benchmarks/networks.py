@@ -34,13 +34,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from families import cores, machine, markdown, read, write
 from mnistgen_plugins.diffusion.flow import Flow, FlowConfig
+from mnistgen_plugins.diffusion.unet import Attention, Block, Embedding, UNet, group_norm
 from torch import Tensor, nn
 
 from mnistgen import fit, load_data, sample
 from mnistgen.data import train_validation_split
 from mnistgen.evaluator import extract, load_evaluator
 from mnistgen.metrics import fid, prdc
-from mnistgen.nn.unet import Attention, Block, Embedding, UNet, group_norm
 from mnistgen.training import autocast_dtype
 
 HELD_OUT = 5000

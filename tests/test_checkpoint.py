@@ -14,6 +14,7 @@ import tomllib
 from contextlib import suppress
 from pathlib import Path
 
+import mnistgen_plugins.diffusion
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from tiny import Tiny, TinyConfig, Walker, blobs
 
 import mnistgen
+import mnistgen.solvers
 from mnistgen import CheckpointError, ContractError, UsageError, fit, integrity, load, sample, save, score, train
 from mnistgen.checkpoint import find, hidden, load_state, read_checkpoint, save_state
 from mnistgen.cli import main
@@ -215,6 +217,10 @@ def test_former_public_names_warn() -> None:
             present = mnistgen._RENAMED.get(name, name)
             with pytest.warns(DeprecationWarning, match=f"mnistgen.{name} is mnistgen.{module}.{present} now"):
                 assert getattr(mnistgen, name) is getattr(getattr(mnistgen, module), present)
+    with pytest.warns(DeprecationWarning, match="mnistgen.nn.UNet is mnistgen_plugins.diffusion.UNet now"):
+        assert mnistgen.nn.UNet is mnistgen_plugins.diffusion.UNet
+    with pytest.warns(DeprecationWarning, match="mnistgen.solvers.heun is"):
+        assert mnistgen.solvers.heun is mnistgen_plugins.diffusion.heun
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "resume.pt"])

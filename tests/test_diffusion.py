@@ -12,13 +12,13 @@ from mnistgen_plugins.diffusion.ddpm import DDPM, DDPMConfig
 from mnistgen_plugins.diffusion.edm import EDM, EDMConfig
 from mnistgen_plugins.diffusion.flow import Flow, FlowConfig
 from mnistgen_plugins.diffusion.meanflow import MeanFlow, MeanFlowConfig
+from mnistgen_plugins.diffusion.pixels import PIXEL_STD, PixelSpace
+from mnistgen_plugins.diffusion.solvers import SOLVERS
 from tiny import strokes
 from torch import Tensor
 
 from mnistgen import Noise, UsageError, sample, save
-from mnistgen.nn import PIXEL_STD, PixelSpace
 from mnistgen.sampling import sample_trajectory
-from mnistgen.solvers import SOLVERS
 
 LEVELS = torch.arange(256) / 127.5 - 1
 SMALL = {"width": 16, "blocks": 1}

@@ -19,10 +19,10 @@ from mnistgen import BaseConfig, Dataset, GenerativeModel, Loss, Noise, UsageErr
 from mnistgen.cli.evaluator import ClassifierOptions
 from mnistgen.cli.run_folder import RunFolder
 from mnistgen.cli.train import GeneratorOptions
+from mnistgen.curves import curves
 from mnistgen.data import to_float
 from mnistgen.errors import CheckpointError
 from mnistgen.evaluator import Classifier, build_classifier, load_evaluator, save_classifier
-from mnistgen.report import curves
 from mnistgen.sampling import grid, save_gif
 from mnistgen.scoring.monitor import SampleMonitor, missing
 

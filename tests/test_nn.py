@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from mnistgen_plugins.diffusion.muon import Muon, orthogonal
 from torch import Tensor, nn
 
-from mnistgen.nn import ClassEmbedding, Muon, ResidualBlock
-from mnistgen.nn.muon import orthogonal
+from mnistgen.nn import ClassEmbedding, ResidualBlock
 
 
 def test_class_embedding_of_one_hot_weights_is_that_of_the_label() -> None:

@@ -23,9 +23,9 @@ from mnistgen.checkpoint import load_state, read_checkpoint, save_state
 from mnistgen.cli import main, training
 from mnistgen.cli.run_folder import RunFolder
 from mnistgen.cli.train import GeneratorOptions
-from mnistgen.cli.training import Files
+from mnistgen.cli.training_run import Files
+from mnistgen.curves import curves, read_log
 from mnistgen.errors import DamagedRunError, MnistgenError
-from mnistgen.report import curves, read_log
 from mnistgen.training import _Length
 
 Command = Callable[..., str]

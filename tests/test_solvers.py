@@ -6,11 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Tensor
-from torch.distributions import Categorical, MixtureSameFamily, Normal
-
-from mnistgen import Noise, UsageError
-from mnistgen.solvers import (
+from mnistgen_plugins.diffusion.solvers import (
     SOLVERS,
     Denoiser,
     LinearPath,
@@ -31,6 +27,10 @@ from mnistgen.solvers import (
     midpoint,
     rk4,
 )
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+
+from mnistgen import Noise, UsageError
 
 PATHS: list[ProbabilityPath] = [LinearPath(), VEPath(), VPPath()]
 MEANS, WEIGHTS, STD = torch.tensor([-0.8, 0.1, 0.9]), torch.tensor([0.5, 0.2, 0.3]), 0.15

@@ -10,7 +10,7 @@ import tyro
 from rich.table import Table
 
 from mnistgen.cli.arguments import Reading, parse
-from mnistgen.cli.training import parse_duration
+from mnistgen.cli.training_run import parse_duration
 from mnistgen.console import duration, out
 from mnistgen.errors import UsageError
 from mnistgen.experiments import recipe

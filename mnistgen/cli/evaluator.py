@@ -14,8 +14,9 @@ from rich.table import Table
 from mnistgen.checkpoint import WEIGHTS, find, read_checkpoint
 from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.run_folder import LOG
-from mnistgen.cli.training import Outcome, RunWriter, TrainOptions, train
+from mnistgen.cli.training_run import Outcome, RunWriter, TrainOptions, train
 from mnistgen.console import duration, notes, out, show
+from mnistgen.curves import curves
 from mnistgen.data import DIGITS, Dataset, available_splits, load_data
 from mnistgen.errors import CheckpointError, UsageError, suggestion
 from mnistgen.evaluator import (
@@ -33,7 +34,6 @@ from mnistgen.evaluator import (
 )
 from mnistgen.evaluator.weights import TRAINED, shipped_path
 from mnistgen.files import atomic_file
-from mnistgen.report import curves
 from mnistgen.sampling import grid
 from mnistgen.training import Step, process_group, resolve_device
 

@@ -16,9 +16,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mnistgen.checkpoint import WEIGHTS, read_checkpoint
+from mnistgen.curves import checked, read_log
 from mnistgen.errors import CheckpointError, DamagedRunError, MnistgenError, UsageError
 from mnistgen.files import atomic_file, clear_leftovers
-from mnistgen.report import checked, read_log
 
 STATE = "resume.pt"
 LOG = "log.jsonl"

@@ -15,13 +15,13 @@ from torch import Tensor
 from mnistgen import registry
 from mnistgen.checkpoint import HOME, WEIGHTS, hidden, load, save, weights_for
 from mnistgen.cli.run_folder import FRAME, LOG, PICTURES, RunFolder
-from mnistgen.cli.training import Meter, Outcome, RunWriter, TrainOptions, train
+from mnistgen.cli.training_run import Meter, Outcome, RunWriter, TrainOptions, train
 from mnistgen.console import duration, notes, out, show
 from mnistgen.contract import told
+from mnistgen.curves import curves
 from mnistgen.data import Dataset, to_float
 from mnistgen.errors import CheckpointError, UsageError
 from mnistgen.model import BaseConfig, GenerativeModel, HasReconstruction, Trainable
-from mnistgen.report import curves
 from mnistgen.sampling import grid, reconstructions, sample, save_gif, save_png
 from mnistgen.scoring.monitor import SampleMonitor
 from mnistgen.scoring.reference import LEAST

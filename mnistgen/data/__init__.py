@@ -9,8 +9,7 @@ from mnistgen.data.convert import ConversionKeywords, conversions
 from mnistgen.data.dataset import Dataset, Images, as_dataset, to_float, to_uint8, train_validation_split
 from mnistgen.data.export import FORMATS, STDOUT, ImageStream, export_data
 from mnistgen.data.families import DIGITS
-from mnistgen.data.photographs import Steps, photograph
-from mnistgen.data.sources import (
+from mnistgen.data.loading import (
     available_splits,
     data_folder,
     dataset_name,
@@ -21,6 +20,7 @@ from mnistgen.data.sources import (
     load_validation_data,
     photograph_steps,
 )
+from mnistgen.data.photographs import Steps, photograph
 from mnistgen.data.torchvision_shim import import_torchvision
 
 __all__ = [

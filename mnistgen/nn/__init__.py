@@ -1,5 +1,9 @@
 """Networks and distributions that two or more plugins share; each is a formula with shapes."""
 
+import importlib
+import warnings
+from typing import Any
+
 from mnistgen.nn.adversarial import Projection, ResidualDiscriminator, ResidualGenerator, score_and_gradient
 from mnistgen.nn.attention import CausalAttention, CausalBlock, KeyValueCache
 from mnistgen.nn.autoencoder import ImageDecoder, ImageEncoder, Upsampler
@@ -8,14 +12,10 @@ from mnistgen.nn.couplings import AffineCoupling, FlowSequence, checkerboard, lo
 from mnistgen.nn.dequantisation import dequantise, from_logits, quantise, to_logits
 from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood, LikelihoodName
 from mnistgen.nn.masked import MaskedConv2d
-from mnistgen.nn.muon import Muon
-from mnistgen.nn.pixels import PIXEL_STD, PixelSpace
 from mnistgen.nn.precision import computes_in_bfloat16
-from mnistgen.nn.unet import UNet
 
 __all__ = [
     "LIKELIHOODS",
-    "PIXEL_STD",
     "AffineCoupling",
     "CausalAttention",
     "CausalBlock",
@@ -27,13 +27,10 @@ __all__ = [
     "Likelihood",
     "LikelihoodName",
     "MaskedConv2d",
-    "Muon",
-    "PixelSpace",
     "Projection",
     "ResidualBlock",
     "ResidualDiscriminator",
     "ResidualGenerator",
-    "UNet",
     "Upsampler",
     "checkerboard",
     "computes_in_bfloat16",
@@ -44,3 +41,12 @@ __all__ = [
     "score_and_gradient",
     "to_logits",
 ]
+
+_MOVED = ("PIXEL_STD", "Muon", "PixelSpace", "UNet")  # to the family that alone uses them
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"mnistgen.nn.{name} is mnistgen_plugins.diffusion.{name} now.", DeprecationWarning, stacklevel=2)
+    return getattr(importlib.import_module("mnistgen_plugins.diffusion"), name)

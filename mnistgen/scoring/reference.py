@@ -17,7 +17,7 @@ from mnistgen import integrity
 from mnistgen.data import ConversionKeywords, Dataset, load_data
 from mnistgen.data.dataset import content_hash
 from mnistgen.data.families import ALIASES, FAMILIES
-from mnistgen.data.sources import slug
+from mnistgen.data.loading import slug
 from mnistgen.errors import DataError, UsageError
 from mnistgen.evaluator.weights import FOLDER, train_command
 from mnistgen.files import atomic_file

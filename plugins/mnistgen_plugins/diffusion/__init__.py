@@ -1,1 +1,56 @@
-"""Diffusion and flow models."""
+"""Diffusion and flow models; and for authors of others, their solvers, their U-Net, its optimizer and their pixels."""
+
+from mnistgen_plugins.diffusion.muon import Muon
+from mnistgen_plugins.diffusion.pixels import PIXEL_STD, PixelSpace
+from mnistgen_plugins.diffusion.solvers import (
+    SOLVERS,
+    Denoiser,
+    Field,
+    LinearPath,
+    ProbabilityPath,
+    VEPath,
+    VPPath,
+    adams,
+    ddim,
+    dormand_prince,
+    edm_sampler,
+    euler,
+    even,
+    guide,
+    heun,
+    inpaint,
+    karras,
+    last,
+    log_likelihood,
+    midpoint,
+    rk4,
+)
+from mnistgen_plugins.diffusion.unet import UNet
+
+__all__ = [
+    "PIXEL_STD",
+    "SOLVERS",
+    "Denoiser",
+    "Field",
+    "LinearPath",
+    "Muon",
+    "PixelSpace",
+    "ProbabilityPath",
+    "UNet",
+    "VEPath",
+    "VPPath",
+    "adams",
+    "ddim",
+    "dormand_prince",
+    "edm_sampler",
+    "euler",
+    "even",
+    "guide",
+    "heun",
+    "inpaint",
+    "karras",
+    "last",
+    "log_likelihood",
+    "midpoint",
+    "rk4",
+]

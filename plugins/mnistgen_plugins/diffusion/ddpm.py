@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise, UsageError
-from mnistgen.solvers import Denoiser, VPPath, ddim
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
+from mnistgen_plugins.diffusion.solvers import Denoiser, VPPath, ddim
 
 T = 1000
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise
-from mnistgen.nn import PIXEL_STD
-from mnistgen.solvers import Denoiser, VEPath, edm_sampler, heun, karras
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends
+from mnistgen_plugins.diffusion.pixels import PIXEL_STD
+from mnistgen_plugins.diffusion.solvers import Denoiser, VEPath, edm_sampler, heun, karras
 
 
 @dataclass(frozen=True)

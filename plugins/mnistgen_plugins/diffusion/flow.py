@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from mnistgen import Loss, Noise, UsageError
-from mnistgen.solvers import SOLVERS, Denoiser, Field, LinearPath, even, midpoint
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig, ends, loaded
+from mnistgen_plugins.diffusion.solvers import SOLVERS, Denoiser, Field, LinearPath, even, midpoint
 
 LAST = 1 - 1e-3  # the last time at which a denoiser has a velocity
 Solver = Literal["euler", "midpoint", "heun", "adams", "rk4", "adaptive"]

@@ -31,10 +31,10 @@ from torch import Tensor
 from torch.func import functional_call, jvp
 
 from mnistgen import Loss, Noise, UsageError
-from mnistgen.nn import UNet
-from mnistgen.solvers import Denoiser, LinearPath, even, last, midpoint
 from mnistgen_plugins.diffusion.base import Diffusion, DiffusionConfig
 from mnistgen_plugins.diffusion.flow import Flow, teacher
+from mnistgen_plugins.diffusion.solvers import Denoiser, LinearPath, even, last, midpoint
+from mnistgen_plugins.diffusion.unet import UNet
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from mnistgen.checkpoint import WEIGHTS, load_state, save_state
 from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.run_folder import BEST, KEPT, LOG, MANIFEST, OPTIONS, STATE, RunFolder, read_object
 from mnistgen.console import Display, notes, numbers
+from mnistgen.curves import read_log
 from mnistgen.data import (
     Dataset,
     dataset_name,
@@ -32,12 +33,11 @@ from mnistgen.data import (
     load_validation_data,
     train_validation_split,
 )
-from mnistgen.data.sources import LEFT_OUT
+from mnistgen.data.loading import LEFT_OUT
 from mnistgen.errors import CheckpointError, ContractError, DamagedRunError, MnistgenError, UsageError
 from mnistgen.fields import checked, types_of
 from mnistgen.files import atomic_file
 from mnistgen.model import BaseConfig, Trainable
-from mnistgen.report import read_log
 from mnistgen.text import docstring
 from mnistgen.training import Step, fit
 
