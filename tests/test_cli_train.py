@@ -99,13 +99,13 @@ os.replace = replace
     # Between two steps, in the middle of a log record's window.
     "in a step": """
 import os, signal
-import mnistgen.training
-class Killing(mnistgen.training._Stepper):
+import mnistgen.training.loop
+class Killing(mnistgen.training.loop.Stepper):
     def step(self, *arguments):
         if self.run.step == {k}:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(*arguments)
-mnistgen.training._Stepper = Killing
+mnistgen.training.loop.Stepper = Killing
 """,
 }
 

@@ -330,16 +330,16 @@ os.replace = replace
     # In the middle of training, in one of the cells.
     "in a step": """
 import os, signal
-import mnistgen.training
+import mnistgen.training.loop
 count = 0
-class Killing(mnistgen.training._Stepper):
+class Killing(mnistgen.training.loop.Stepper):
     def step(self, *arguments):
         global count
         count += 1
         if count == {k}:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(*arguments)
-mnistgen.training._Stepper = Killing
+mnistgen.training.loop.Stepper = Killing
 """,
 }
 

@@ -107,7 +107,7 @@ def test_a_model_that_needs_float32_is_trained_in_it(monkeypatch: pytest.MonkeyP
             modes.append(torch.is_autocast_enabled("cpu"))
             return super().losses(x, y)
 
-    monkeypatch.setattr("mnistgen.training.computes_in_bfloat16", lambda device: True)
+    monkeypatch.setattr("mnistgen.training.device.computes_in_bfloat16", lambda device: True)
     list(fit(Exact(TinyConfig(), 4), blobs(), steps=1, device="cpu"))
     assert modes == [False]
     with pytest.raises(UsageError, match="Exact needs float32"):

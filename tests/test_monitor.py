@@ -191,13 +191,13 @@ tiny.Tiny.sample = sample
 )
 KILL = """
 import os, signal
-import mnistgen.training
-class Killing(mnistgen.training._Stepper):
+import mnistgen.training.loop
+class Killing(mnistgen.training.loop.Stepper):
     def step(self, *arguments):
         if self.run.step == 23:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().step(*arguments)
-mnistgen.training._Stepper = Killing
+mnistgen.training.loop.Stepper = Killing
 """
 
 

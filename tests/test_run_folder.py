@@ -26,7 +26,7 @@ from mnistgen.cli.train import GeneratorOptions
 from mnistgen.cli.training_run import Files
 from mnistgen.curves import curves, read_log
 from mnistgen.errors import DamagedRunError, MnistgenError
-from mnistgen.training import _Length
+from mnistgen.training.schedule import Length
 
 Command = Callable[..., str]
 TRAIN = ("train", "tiny", "--data", "blobs.npz", "--validation", "20", "--quiet", "--device", "cpu")
@@ -554,7 +554,7 @@ def test_the_line_of_a_slow_model_moves() -> None:
 
 
 def test_a_budget_holds_for_the_last_validation_too() -> None:
-    length = _Length(None, 60.0, batches_to_validate=39)
+    length = Length(None, 60.0, batches_to_validate=39)
     assert length.progress(0, 0.0) == 0
     length.took(20.0)  # much is made in the first step
     assert length.progress(1, 20.0) == pytest.approx(1 / 3)
@@ -562,7 +562,7 @@ def test_a_budget_holds_for_the_last_validation_too() -> None:
     assert length.progress(2, 21.0) == pytest.approx(21 / (60 - 13 - 0.5))
     length.took_to_validate(20.0)
     assert length.progress(3, 39.5) == 1
-    assert _Length(8, None, 39).progress(4, 1e9) == 0.5
+    assert Length(8, None, 39).progress(4, 1e9) == 0.5
 
 
 def test_curves_hide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,17 +14,11 @@ from torch.optim import AdamW
 
 from mnistgen import CheckpointError, ContractError, Loss, PluginError, TrainingError, UsageError, fit
 from mnistgen.data import to_float, train_validation_split
-from mnistgen.training import (
-    Part,
-    _is_random,
-    _Mixture,
-    _Order,
-    _schedule,
-    _seeded,
-    _WholeBatch,
-    autocast_dtype,
-    resolve_device,
-)
+from mnistgen.training import Part, autocast_dtype, resolve_device
+from mnistgen.training.batches import Mixture, Order
+from mnistgen.training.device import seeded
+from mnistgen.training.distributed import WholeBatch, _is_random
+from mnistgen.training.schedule import schedule
 
 
 def make(seed: int = 0, cls: type = Tiny, **fields: object):
@@ -52,8 +46,8 @@ def test_fit_is_the_loop_one_would_write_by_hand() -> None:
             progress = (t - 1) / steps
             warmup = min(1.0, max(t / 5, progress / 0.1))
             group["lr"] = 1e-2 * warmup * 0.5 * (1 + math.cos(math.pi * progress))
-        rows = _Order(50, 0, 16).batch(t - 1)
-        with _seeded(0, t - 1, torch.device("cpu")):
+        rows = Order(50, 0, 16).batch(t - 1)
+        with seeded(0, t - 1, torch.device("cpu")):
             loss = next(hand.losses(to_float(data.images[rows]), data.labels[rows]))
         optimizer.zero_grad()
         loss.value.backward()
@@ -77,24 +71,24 @@ def test_fit_is_the_loop_one_would_write_by_hand() -> None:
 
 
 def test_every_epoch_shows_every_image_once() -> None:
-    order = _Order(10, seed=3, batch=4)
+    order = Order(10, seed=3, batch=4)
     stream = torch.cat([order.batch(step) for step in range(10)])
     epochs = stream.view(4, 10)
     assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
-    assert torch.equal(_Order(10, seed=3, batch=4).batch(7), order.batch(7))
-    assert not torch.equal(_Order(10, seed=4, batch=4).batch(7), order.batch(7))
-    small = _Order(3, seed=0, batch=8).batch(1)  # a batch of more images than there are
+    assert torch.equal(Order(10, seed=3, batch=4).batch(7), order.batch(7))
+    assert not torch.equal(Order(10, seed=4, batch=4).batch(7), order.batch(7))
+    small = Order(3, seed=0, batch=8).batch(1)  # a batch of more images than there are
     assert len(small) == 8
     assert set(small.tolist()) == {0, 1, 2}
 
 
 def test_every_batch_has_its_share_of_each_part() -> None:
     parts = [Part(images=6, batch=4), Part(images=20, batch=2)]
-    mixture = _Mixture(parts, seed=3)
+    mixture = Mixture(parts, seed=3)
     batches = torch.stack([mixture.batch(step) for step in range(30)])
     first, second = batches[:, :4].flatten(), batches[:, 4:].flatten()
-    alone = _Order(6, seed=3, batch=4)
+    alone = Order(6, seed=3, batch=4)
     assert torch.equal(first, torch.cat([alone.batch(step) for step in range(30)]))
     assert torch.bincount(first).tolist() == [20] * 6
     assert torch.bincount(second, minlength=26).tolist() == [0] * 6 + [3] * 20
@@ -110,7 +104,7 @@ def test_parts_are_what_is_trained_on_and_part_of_a_runs_identity() -> None:
 
     parts = [Part(6, 12), Part(20, 4)]
     (step,) = fit(make(cls=Watching), data, steps=1, parts=parts, precision="fp32")
-    assert torch.equal(seen[0].contiguous(), to_float(data.images[_Mixture(parts, 0).batch(0)]))
+    assert torch.equal(seen[0].contiguous(), to_float(data.images[Mixture(parts, 0).batch(0)]))
     with pytest.raises(CheckpointError, match="parts"):
         next(fit(make(), data, steps=2, state=step.run.state_dict()))
     for wrong in ([Part(6, 12), Part(19, 4)], [Part(6, 12), Part(20, 5)], [Part(6, 16), Part(20, 0)]):
@@ -120,13 +114,13 @@ def test_parts_are_what_is_trained_on_and_part_of_a_runs_identity() -> None:
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
 def test_schedule_warms_up_and_ends_at_zero(kind: str) -> None:
-    factors = [_schedule(kind, k / 1000, k + 1, 50) for k in range(1000)]
+    factors = [schedule(kind, k / 1000, k + 1, 50) for k in range(1000)]
     assert factors[0] == pytest.approx(1 / 50, rel=1e-3)
     assert max(factors) > 0.95
     assert all(a <= b for a, b in itertools.pairwise(factors[:45]))
     assert factors[-1] == pytest.approx(1.0 if kind == "constant" else 0.0, abs=2e-3)
     # A run shorter than its warm-up still reaches the peak: the warm-up takes a tenth of it at most.
-    assert max(_schedule("constant", k / 20, k + 1, 1000) for k in range(20)) == 1.0
+    assert max(schedule("constant", k / 20, k + 1, 1000) for k in range(20)) == 1.0
 
 
 def test_the_schedule_fits_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +369,7 @@ def test_validation_is_the_averaged_models_and_repeatable() -> None:
     assert taken[-1].validation < taken[0].validation
     ema = steps[-1].ema
     assert not ema.training
-    with _seeded(0, -1, torch.device("cpu")), torch.no_grad():
+    with seeded(0, -1, torch.device("cpu")), torch.no_grad():
         again = ema.validation_loss(to_float(validation.images), validation.labels)
     assert float(again) == pytest.approx(taken[-1].validation, rel=1e-6)
     best = min(range(4), key=lambda i: taken[i].validation)
@@ -436,7 +430,7 @@ class TestWholeBatch:
         parts = []
         for rank, mine in enumerate(x.chunk(size)):
             torch.manual_seed(0)
-            with _WholeBatch(batch // size, rank, size):
+            with WholeBatch(batch // size, rank, size):
                 parts.append(f(mine))
         return one, parts
 
@@ -525,7 +519,7 @@ class TestWholeBatch:
         overloads = [getattr(op, name) for op in operators if hasattr(op, "overloads") for name in op.overloads()]
         random = {op._schema.name.removeprefix("aten::") for op in overloads if _is_random(op)}
         composed = {"dropout", "dropout_", "alpha_dropout", "gru", "lstm", "rnn_relu", "rnn_tanh", "rrelu", "rrelu_"}
-        ours = set(_WholeBatch._BY_ROW) | set(self.REFUSED) | composed
+        ours = set(WholeBatch._BY_ROW) | set(self.REFUSED) | composed
         rest = {name for name in random - ours if not re.search("attention|rnn|rrelu_with_noise", name)}
         assert rest == set()
 
