@@ -99,7 +99,7 @@ class Traverse(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifold(Verb):
-    """All codes of a model of two latent coordinates, for the first of --digits."""
+    """All codes of a model that has two latent coordinates (train vae --latent-dim 2), for the first of --digits."""
 
     def asked(self) -> dict[str, Any]:
         return {"manifold": True}
