@@ -22,7 +22,7 @@ import torch
 
 from mnistgen import load_data
 from mnistgen.data import Dataset, export_data, import_torchvision
-from mnistgen.scoring.reference import class_counts, draw
+from mnistgen.scoring.reference import class_counts, stratified_indices
 
 TARGET = 25.0  # seconds, 10,000 images on two cores
 
@@ -80,7 +80,9 @@ def main() -> None:
     parser.add_argument("--inception-n", type=int, help="images a side for Inception; default: as many as are scored")
     options = parser.parse_args()
     train, test = load_data("mnist", "train"), load_data("mnist", "test")
-    chosen = train.subset(draw(train.require_labels(), class_counts(test.require_labels(), options.n), seed=0))
+    chosen = train.subset(
+        stratified_indices(train.require_labels(), class_counts(test.require_labels(), options.n), seed=0)
+    )
     count = options.inception_n or options.n
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -26,7 +26,7 @@ from mnistgen.data.dataset import content_hash
 from mnistgen.files import atomic_file
 from mnistgen.scoring import open_source
 from mnistgen.scoring.classifiers import TWO_SAMPLE_STEPS, distinguish
-from mnistgen.scoring.reference import class_counts, draw
+from mnistgen.scoring.reference import class_counts, stratified_indices
 
 SIGMAS = (0.0, 1.0, 2.0, 4.0, 8.0)
 
@@ -49,8 +49,8 @@ def main() -> int:
 
     test, train = load_data("mnist", "test", download=False), load_data("mnist", "train", download=False)
     counts = class_counts(test.y, options.n)
-    real = test.images[draw(test.y, counts, seed=options.seed)]
-    control = train.images[draw(train.y, counts, seed=options.seed)]
+    real = test.images[stratified_indices(test.y, counts, seed=options.seed)]
+    control = train.images[stratified_indices(train.y, counts, seed=options.seed)]
     record: dict[str, Any] = {
         "command": "python benchmarks/two_sample.py " + " ".join(sys.argv[1:]),
         "n": options.n,
@@ -87,9 +87,9 @@ def main() -> int:
     for sigma in options.sigma:
         row(f"real, sigma {sigma:g}", noisy_ink(control, sigma, options.seed) if sigma else control)
     for source in options.sources:
-        drawn = open_source(source).draw(options.n, test.y, seed=options.seed)
-        order = torch.randperm(len(drawn.images), generator=torch.Generator().manual_seed(options.seed))
-        row(Path(source).name, drawn.images[order])
+        taken = open_source(source).take(options.n, test.y, seed=options.seed)
+        order = torch.randperm(len(taken.data.images), generator=torch.Generator().manual_seed(options.seed))
+        row(Path(source).name, taken.data.images[order])
     return 0
 
 

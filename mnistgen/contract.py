@@ -92,7 +92,7 @@ def check_validation_loss(loss: Any) -> None:
         )
 
 
-def check_images(images: Any, n: int, what: str) -> None:
+def check_output(images: Any, n: int, what: str) -> None:
     """Raise `ContractError` unless `images` are n finite float images."""
     if not isinstance(images, Tensor) or images.shape != (n, *IMAGE_SHAPE) or not images.is_floating_point():
         raise ContractError(f"{what} returns {_kind(images)} for {n} labels; it must be ({n}, 1, 28, 28) float.")

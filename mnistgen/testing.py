@@ -30,10 +30,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from mnistgen import checkpoint
 from mnistgen.checkpoint import is_training_only
 from mnistgen.contract import (
-    check_images,
     check_loss,
     check_losses,
     check_optimizers,
+    check_output,
     check_validation_loss,
     optimizer_of,
     place,
@@ -576,7 +576,7 @@ def _sample_images(subject: Subject) -> None:
 
 
 def _check_images(images: Any, n: int, what: str) -> None:
-    check_images(images, n, what)
+    check_output(images, n, what)
     low, high = float(images.min()), float(images.max())
     if low < -1 - 1e-5 or high > 1 + 1e-5:
         raise ContractError(f"{what} returns pixels from {low:.3g} to {high:.3g}; end with tanh or clamp(-1, 1).")

@@ -195,6 +195,6 @@ def test_images_alone_are_images_without_labels() -> None:
         assert as_dataset(given).hash == Dataset.of(PIXELS).hash
         source = open_source(given)
         assert isinstance(source, ImageSource)
-        assert source.labels is None
+        assert source.data.labels is None
     with pytest.raises(DataError, match="TensorDataset is no dataset of"):
         as_dataset(torch.utils.data.TensorDataset(PIXELS))

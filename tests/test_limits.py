@@ -127,4 +127,4 @@ def test_a_device_without_numbers_is_none() -> None:
 def test_a_score_of_more_images_than_fit_is_refused() -> None:
     source = ModelSource("tiny", Tiny(TinyConfig(), num_classes=4))
     with pytest.raises(UsageError, match="1000000000000 images would take about"):
-        source.draw(10**12, torch.arange(8) % 4, seed=0)
+        source.take(10**12, torch.arange(8) % 4, seed=0)

@@ -19,7 +19,7 @@ import mnistgen as package
 from mnistgen import Dataset, fit, integrity, save
 from mnistgen.cli import main
 from mnistgen.cli.score import _print_several
-from mnistgen.data import load_data
+from mnistgen.data import as_dataset, load_data
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
 from mnistgen.evaluator import build_classifier
 from mnistgen.evaluator.weights import FOLDER
@@ -40,12 +40,12 @@ from mnistgen.scoring.evaluators import EARLY, PENULTIMATE
 from mnistgen.scoring.measure import measure
 from mnistgen.scoring.reference import (
     class_counts,
-    draw,
     load_reference,
     of_dataset,
     read_reference,
     read_scales,
     reference_file,
+    stratified_indices,
     write_reference,
 )
 from mnistgen.scoring.scale import blurred, compute_scale, noisy
@@ -113,7 +113,7 @@ def test_fid_rises_with_class_imbalance(scorer: Scorer) -> None:
     for extra in (0, 200, 400, 800):  # that many more of class 0 in place of the others
         rest = (810 - extra) // 9
         counts = [900 - 9 * rest, *[rest] * 9]
-        chosen = draw(labels.repeat(3), counts, seed=0) % len(images)
+        chosen = stratified_indices(labels.repeat(3), counts, seed=0) % len(images)
         values.append(numbers(scorer, images[chosen], labels[chosen])[FID])
     assert values == sorted(values)
     assert values[-1] > 3 * values[0]
@@ -205,7 +205,7 @@ def test_a_score_stands_beside_the_floor(scorer: Scorer, real: Score) -> None:
     assert alone.numbers == {name: x for name, x in real.numbers.items() if name in alone.numbers}
 
 
-# What is drawn.
+# What is taken.
 
 
 def test_class_counts_keep_proportions() -> None:
@@ -231,17 +231,19 @@ def test_part_of_the_reference_is_no_first_part(scorer: Scorer) -> None:
 
 def test_drawing_more_than_there_is() -> None:
     with pytest.raises(DataError, match="There are 5 images of class 1, and 6 are needed"):
-        draw(torch.tensor([0, 1] * 5), [5, 6], seed=0)
+        stratified_indices(torch.tensor([0, 1] * 5), [5, 6], seed=0)
 
 
 def test_a_model_is_asked_for_the_class_counts_of_the_reference(scorer: Scorer) -> None:
     source = open_source(Tiny(TinyConfig(), 10), name="tiny")
-    drawn = source.draw(300, torch.tensor([0] * 5 + list(range(1, 10))), seed=0)
-    assert drawn.labels is not None
-    assert torch.bincount(drawn.labels).tolist()[:2] == [107, 22]
-    assert drawn.images.shape == (300, 1, 28, 28)
-    assert torch.equal(drawn.images, source.draw(300, torch.tensor([0] * 5 + list(range(1, 10))), seed=0).images)
-    assert drawn.counts == "as in the reference"
+    taken = source.take(300, torch.tensor([0] * 5 + list(range(1, 10))), seed=0)
+    assert taken.data.labels is not None
+    assert torch.bincount(taken.data.labels).tolist()[:2] == [107, 22]
+    assert taken.data.images.shape == (300, 1, 28, 28)
+    assert torch.equal(
+        taken.data.images, source.take(300, torch.tensor([0] * 5 + list(range(1, 10))), seed=0).data.images
+    )
+    assert taken.class_counts == "as in the reference"
 
 
 def test_an_unconditional_model_has_no_labels(scorer: Scorer) -> None:
@@ -256,18 +258,18 @@ def test_an_unconditional_model_has_no_labels(scorer: Scorer) -> None:
     assert result.picture().shape == (300, 300)
 
 
-def test_more_images_than_asked_for_are_drawn_by_class(scorer: Scorer) -> None:
+def test_more_images_than_requested_are_taken_by_class(scorer: Scorer) -> None:
     images, labels = strokes(2 * N, 3)
     source = open_source((images, labels))
-    drawn = source.draw(500, scorer.reference.labels, seed=0)
-    assert drawn.labels is not None
-    assert torch.bincount(drawn.labels).tolist() == [50] * 10
-    assert drawn.counts == "as in the reference"
+    taken = source.take(500, scorer.reference.labels, seed=0)
+    assert taken.data.labels is not None
+    assert torch.bincount(taken.data.labels).tolist() == [50] * 10
+    assert taken.class_counts == "as in the reference"
     few = labels % 2  # no class from 2 on
-    drawn = open_source((images, few)).draw(500, scorer.reference.labels, seed=0)
-    assert drawn.counts == "a random part of the source's"
-    assert drawn.labels is not None
-    assert len(drawn.labels) == 500
+    taken = open_source((images, few)).take(500, scorer.reference.labels, seed=0)
+    assert taken.class_counts == "a random part of the source's"
+    assert taken.data.labels is not None
+    assert len(taken.data.labels) == 500
 
 
 def test_other_class_counts_are_said(scorer: Scorer) -> None:
@@ -399,11 +401,11 @@ def test_sources_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_dataset_to_hold_sources_against() -> None:
-    images, labels = strokes(10)
-    digits, clothes, own, none = (ImageSource("x", images, labels, name) for name in ("mnist", "fashion", "mine", ""))
+    data = as_dataset(strokes(10))
+    digits, clothes, own, none = (ImageSource("x", data, name) for name in ("mnist", "fashion", "mine", ""))
     assert dataset_of([none]) == "mnist"
     assert dataset_of([clothes, none, clothes]) == "fashion"
-    assert dataset_of([ImageSource("x", images, labels, "digits")]) == "mnist"
+    assert dataset_of([ImageSource("x", data, "digits")]) == "mnist"
     assert dataset_of([own], by_name=True) == "mine"
     with pytest.raises(UsageError, match=r"several datasets \(fashion, mnist\)"):
         dataset_of([digits, clothes])
@@ -420,14 +422,14 @@ def test_sources_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         Image.fromarray(image[0].numpy()).save(folder / f"{i:03}.png")
     loose = open_source("loose")
     assert isinstance(loose, ImageSource)
-    assert loose.labels is None
-    assert torch.equal(loose.images, images)  # as they are, to the last grey level
+    assert loose.data.labels is None
+    assert torch.equal(loose.data.images, images)  # as they are, to the last grey level
     numpy.savez("parts.npz", x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
     with pytest.raises(UsageError, match="'train' and 'test'"):
         open_source("parts.npz")
     part = open_source("parts.npz:test")
     assert isinstance(part, ImageSource)
-    assert (len(part.images), part.name) == (9, "parts-npz-test")
+    assert (len(part.data), part.name) == (9, "parts-npz-test")
     save(tmp_path / "checkpoints/mine", Tiny(TinyConfig(), 10), dataset=dataset(40, 0, "train"))
     monkeypatch.setattr("mnistgen.scoring.sources.load", lambda path, device: Tiny(TinyConfig(), 10))
     model = open_source("mine")
@@ -541,7 +543,7 @@ def test_a_table_names_the_evaluators_and_what_is_not_distinguishable(
 
 def test_a_score_says_how_much_of_it_is_class_proportions(scorer: Scorer, real: Score) -> None:
     images, labels = strokes(4 * N, 3)
-    chosen = draw(labels, [310, 310, *[40] * 7, 100], seed=0)
+    chosen = stratified_indices(labels, [310, 310, *[40] * 7, 100], seed=0)
     result = score(scorer, images[chosen], labels[chosen])
     assert result.fid > 3 * real.fid
     assert result.numbers[f"reweighted_{FID}"] < 1.5 * real.fid
@@ -803,7 +805,7 @@ def judge(mnist: Dataset) -> Scorer:
 
 @pytest.fixture(scope="module")
 def some(mnist: Dataset) -> Dataset:
-    return mnist.subset(draw(mnist.labels, [100] * 10, seed=0))
+    return mnist.subset(stratified_indices(mnist.labels, [100] * 10, seed=0))
 
 
 class TestOnRealDigits:
@@ -836,7 +838,9 @@ class TestOnRealDigits:
         assert {alarm["label"] for alarm in swapped.details["labels"]["alarms"]} == {4, 9}
 
     def test_copies(self, judge: Scorer, mnist: Dataset) -> None:
-        chosen = draw(mnist.labels, class_counts(mnist.labels, 10_000), seed=0)  # those that copies are looked for in
+        chosen = stratified_indices(
+            mnist.labels, class_counts(mnist.labels, 10_000), seed=0
+        )  # those that copies are looked for in
         copies = judge.score(mnist.subset(chosen[:1000]))
         assert copies.numbers["authentic"] == 0
         assert copies.numbers["authentic_real"] > 0.5

@@ -152,7 +152,7 @@ def run(arguments: list[str], prog: str) -> int:
         open_source(source, device=device, data_dir=options.data_dir, batch_size=options.batch_size, **options.how)
         for source in options.sources
     ]
-    notes(note for source in sources if isinstance(source, ImageSource) for note in source.notes)
+    notes(note for source in sources if isinstance(source, ImageSource) for note in source.data.notes)
     sources = [_with_options(source, options.option) for source in _named(sources)]
     against = None
     if options.against:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnistgen.data.convert import Array, to_images
-from mnistgen.errors import DataError
+from mnistgen.errors import DataError, MnistgenError
 from mnistgen.limits import checked_seed
 from mnistgen.model import IMAGE_SHAPE
 
@@ -36,7 +36,7 @@ class Dataset:
     notes: tuple[str, ...] = ()  # sentences: what was done to the data while it was read
 
     def __post_init__(self) -> None:
-        check_images(self.images, self.name)
+        check_images(self.images, "images", where=f"{self.name}: ")
         if self.num_classes < 1:
             raise DataError(f"{self.name}: num_classes is {self.num_classes}; it must be at least 1.")
         if self.labels is None:
@@ -185,11 +185,15 @@ def joined(parts: Sequence[Dataset], split: str) -> Dataset:
     )
 
 
-def check_images(images: Tensor, name: str) -> None:
-    """Raise `DataError` where these are not (n, 1, 28, 28) uint8."""
+def check_images(
+    images: Tensor, what: str, *, least: int = 0, where: str = "", error: type[MnistgenError] = DataError
+) -> None:
+    """Raise `error` where `what` are not (n, 1, 28, 28) uint8, or fewer than `least`; `where` begins its sentence."""
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != IMAGE_SHAPE:
         found = f"{tuple(images.shape)} {_dtype(images)}"
-        raise DataError(f"{name}: images are {found}; a dataset holds (n, 1, 28, 28) uint8.")
+        raise error(f"{where}{what} are {found}; they must be (n, 1, 28, 28) uint8, which `to_uint8` makes.")
+    if len(images) < least:
+        raise error(f"{where}too few images, {len(images)}, among {what}; give at least {least}.")
 
 
 def checked_labels(labels: Array, where: str, classes: int = LARGEST_CLASSES, first: int = 0) -> Tensor:

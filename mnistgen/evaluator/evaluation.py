@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mnistgen.data import Dataset, Images, as_dataset, to_float
+from mnistgen.data.dataset import check_images
 from mnistgen.errors import UsageError, suggestion
 from mnistgen.evaluator.networks import Classifier
 
@@ -91,8 +92,7 @@ def extract(
     "logits" are float32; every other layer is rounded to float16, as the reference features that ship are, so that both
     sides of a score take the same path. Raises `UsageError` for a layer that the classifier lacks.
     """
-    if images.dtype != torch.uint8:
-        raise UsageError(f"Features are taken of uint8 images, not of {images.dtype}; `to_uint8` makes them.")
+    check_images(images, "the images to classify", error=UsageError)
     device = next(model.parameters()).device
     training = model.training
     model.eval()

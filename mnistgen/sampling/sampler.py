@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mnistgen.building import float32
-from mnistgen.contract import check_images, told
+from mnistgen.contract import check_output, told
 from mnistgen.data import to_uint8
 from mnistgen.errors import UsageError
 from mnistgen.limits import LARGEST_OPTION
@@ -75,7 +75,7 @@ def asked(model: GenerativeModel, method: str) -> Iterator[None]:
 
 def pixels(images: Tensor, n: int, model: GenerativeModel, method: str) -> Tensor:
     """What `method` gave as uint8 on the CPU. Raises `ContractError` where it is not n images."""
-    check_images(images, n, f"{type(model).__name__}.{method}()")
+    check_output(images, n, f"{type(model).__name__}.{method}()")
     return to_uint8(images).cpu()
 
 

@@ -7,7 +7,7 @@ torch-fidelity's side.
 """
 
 from mnistgen.scoring.evaluators import NETWORKS, VIEWS, Evaluators, Features, View
-from mnistgen.scoring.reference import Reference, class_counts, draw, load_reference
+from mnistgen.scoring.reference import Reference, class_counts, load_reference, stratified_indices
 from mnistgen.scoring.result import Difference, Score, difference, ranked, to_json, write_json
 from mnistgen.scoring.scorer import N, Scorer, score
 from mnistgen.scoring.sources import ImageSource, ModelSource, Scorable, Source, open_source
@@ -29,11 +29,11 @@ __all__ = [
     "View",
     "class_counts",
     "difference",
-    "draw",
     "load_reference",
     "open_source",
     "ranked",
     "score",
+    "stratified_indices",
     "to_json",
     "write_json",
 ]

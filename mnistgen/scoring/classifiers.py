@@ -9,18 +9,18 @@ labels, and falls where classes are wrong, missing or monotonous.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mnistgen.data import Dataset
+from mnistgen.data import Dataset, Images, as_dataset
+from mnistgen.data.dataset import check_images
 from mnistgen.errors import UsageError
 from mnistgen.evaluator import Classifier, Evaluation, build_classifier, evaluate
 from mnistgen.evaluator.networks import CNNConfig
-from mnistgen.model import IMAGE_SHAPE
 from mnistgen.training import fit
 from mnistgen.transforms import Distortion
 
@@ -44,18 +44,6 @@ RECIPE: dict[str, Any] = {
     **asdict(Distortion()),  # none
 }
 Progress = Callable[[str, float], None]
-
-
-class LabelledImages(Protocol):
-    """What `Dataset` and a set of samples have in common."""
-
-    @property
-    def images(self) -> Tensor:
-        """(n, 1, 28, 28) uint8."""
-
-    @property
-    def labels(self) -> Tensor | None:
-        """The classes that were asked for, (n,) int64; None where none were."""
 
 
 @dataclass(frozen=True)
@@ -174,10 +162,10 @@ def two_sample(
     metric = "The two-sample test"
     sides = {"real images": real, "control images": control, "samples": samples}
     for name, images in sides.items():
-        _check_images(images, name=name, metric=metric)
+        _check(images, name, metric)
     n = min(map(len, sides.values()))
-    generator = torch.Generator().manual_seed(seed)  # the samples draw last: their number moves nothing of the control
-    real, control, samples = (_draw(images, n, generator) for images in sides.values())
+    generator = torch.Generator().manual_seed(seed)  # the samples come last: their number moves nothing of the control
+    real, control, samples = (_some(images, n, generator) for images in sides.values())
 
     def tell(what: str, images: Tensor, others: Tensor) -> Evaluation:
         return distinguish(images, others, what=what, seed=seed, device=device, steps=steps, progress=progress)
@@ -213,7 +201,7 @@ def distinguish(
 
 
 def classification_accuracy_score(
-    samples: LabelledImages,
+    samples: Images,
     real: Dataset,
     test: Dataset,
     *,
@@ -224,7 +212,7 @@ def classification_accuracy_score(
 ) -> CAS:
     """The classification accuracy score (Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887).
 
-    A network trained on nothing but samples, labelled as they were asked for, classifies the test images; so does one
+    A network trained on nothing but samples, labelled as they were requested, classifies the test images; so does one
     trained on as many real training images. The larger of `samples` and `real` is cut to the size of the smaller by
     `seed`. A class that the samples lack is never read, which costs the score its share of the test images. Two
     trainings of `steps` steps; `progress` is called after each step with what is trained and the share of it that is
@@ -234,8 +222,9 @@ def classification_accuracy_score(
     uint8 or fewer than 100, and where `real` and `test` differ in their classes.
     """
     metric = "The classification accuracy score"
+    samples = as_dataset(samples, name="samples", num_classes=test.num_classes)
     for name, images in (("samples", samples.images), ("real images", real.images), ("test images", test.images)):
-        _check_images(images, name=name, metric=metric)
+        _check(images, name, metric)
     if real.num_classes != test.num_classes:
         raise UsageError(
             f"{metric}: the real images have {real.num_classes} classes and the test images {test.num_classes}; "
@@ -243,7 +232,7 @@ def classification_accuracy_score(
         )
     ours = _labelled(samples, test.num_classes, metric=metric)
     n = min(len(ours), len(real))
-    generator = torch.Generator().manual_seed(seed)  # the samples draw last, as in the two-sample test
+    generator = torch.Generator().manual_seed(seed)  # the samples come last, as in the two-sample test
     real = real.subset(_order(len(real), generator)[:n])
     ours = ours.subset(_order(len(ours), generator)[:n])
     result, theirs = (
@@ -303,7 +292,7 @@ def _sides(images: Tensor, real: Tensor, split: str) -> Dataset:
     return Dataset(torch.cat([images, real]), labels, num_classes=2, name="two-sample", split=split)
 
 
-def _draw(images: Tensor, n: int, generator: torch.Generator) -> Tensor:
+def _some(images: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """`n` of the images in random order, on the CPU."""
     return images.cpu()[_order(len(images), generator)[:n]]
 
@@ -312,36 +301,17 @@ def _order(n: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(n, generator=generator)
 
 
-def _check_images(images: Tensor, *, name: str, metric: str) -> None:
-    if images.dtype != torch.uint8 or tuple(images.shape[1:]) != IMAGE_SHAPE:
-        raise UsageError(
-            f"{metric}: the {name} are {tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}; it takes "
-            "(n, 1, 28, 28) uint8, which `to_uint8` makes."
-        )
-    if len(images) < LEAST:
-        raise UsageError(f"{metric}: too few images, {len(images)}, among the {name}; give at least {LEAST}.")
+def _check(images: Tensor, what: str, metric: str) -> None:
+    check_images(images, f"the {what}", least=LEAST, where=f"{metric}: ", error=UsageError)
 
 
-def _labelled(samples: LabelledImages, num_classes: int, *, metric: str) -> Dataset:
-    """The samples as a dataset of `num_classes` classes."""
-    images, labels = samples.images, samples.labels
-    if labels is None:
+def _labelled(samples: Dataset, num_classes: int, *, metric: str) -> Dataset:
+    """The samples, on the CPU. Raises `UsageError` where they have no labels, or those of other classes."""
+    if samples.labels is None:
         raise UsageError(f"{metric}: the samples have no labels to learn from; give samples of a conditional model.")
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+    if samples.num_classes != num_classes:
         raise UsageError(
-            f"{metric}: labels of the samples are {tuple(labels.shape)} {str(labels.dtype).removeprefix('torch.')}; "
-            f"{len(images)} images need ({len(images)},) int64."
-        )
-    least, most = int(labels.min()), int(labels.max())
-    classes = samples.num_classes if isinstance(samples, Dataset) else num_classes
-    if classes != num_classes:
-        raise UsageError(
-            f"{metric}: the samples have {classes} classes and the test images {num_classes}; "
+            f"{metric}: the samples have {samples.num_classes} classes and the test images {num_classes}; "
             "score them with the dataset that their model was trained on."
         )
-    if least < 0 or most >= num_classes:
-        raise UsageError(
-            f"{metric}: labels of the samples are in {least}..{most}, and the test images have classes 0 to "
-            f"{num_classes - 1}; score them with the dataset that their model was trained on."
-        )
-    return Dataset(images.cpu(), labels.cpu(), num_classes, name="samples", split="train")
+    return samples.to("cpu")

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mnistgen.data import import_torchvision
+from mnistgen.data.dataset import check_images
 from mnistgen.errors import DataError, UsageError, suggestion
 from mnistgen.evaluator import Classifier, evaluator_hash, extract
 from mnistgen.evaluator.evaluation import BATCH
@@ -246,11 +247,7 @@ def check_inception_weights(path: Path | None) -> Path:
 
 def _check_images(samples: Tensor, reference: Tensor, *, metric: str, least: int) -> None:
     for images, name in ((samples, "samples"), (reference, "real images")):
-        if images.dtype != torch.uint8 or images.shape[1:] != IMAGE_SHAPE:
-            raise UsageError(
-                f"{metric}: the {name} are {tuple(images.shape)} {_dtype(images)}; torch-fidelity takes "
-                "(n, 1, 28, 28) uint8, which `to_uint8` makes."
-            )
+        check_images(images, f"the {name}", where=f"{metric}: ", error=UsageError)
         check_features(images.flatten(1), name=name, metric=metric, least=least)
 
 

@@ -31,7 +31,7 @@ from mnistgen.metrics import (
     weighted_moments,
 )
 from mnistgen.scoring.evaluators import EARLY, PENULTIMATE, Features, View
-from mnistgen.scoring.reference import LEAST, SUBSET_SEED, Reference, class_counts, draw
+from mnistgen.scoring.reference import LEAST, SUBSET_SEED, Reference, class_counts, stratified_indices
 
 JUDGED = (PENULTIMATE, View("B", "penultimate"))  # of the networks that models are ranked by
 FULL = (PENULTIMATE, EARLY)  # the layers in which everything is measured, and not FID alone
@@ -145,7 +145,7 @@ def measure_memorisation(
         if held_out.images is None:
             raise DataError("Memorisation: the real images are not on disk.")
         count = min(training_images, len(training))
-        chosen = training.subset(draw(training.y, class_counts(training.y, count), seed=SUBSET_SEED))
+        chosen = training.subset(stratified_indices(training.y, class_counts(training.y, count), seed=SUBSET_SEED))
         found = memorisation(
             pixels(images), labels, pixels(held_out.images), held_out.labels, pixels(chosen.images), seed=seed
         )

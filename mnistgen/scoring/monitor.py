@@ -19,7 +19,7 @@ from mnistgen.metrics import prdc
 from mnistgen.metrics.labels import MISSING
 from mnistgen.model import GenerativeModel
 from mnistgen.sampling import grid, sample
-from mnistgen.scoring.reference import LEAST, SUBSET_SEED, draw
+from mnistgen.scoring.reference import LEAST, SUBSET_SEED, stratified_indices
 
 N = 1000  # samples at a check, and at most as many real images beside them
 SECOND = "B"  # the evaluator that samples are checked by
@@ -81,7 +81,7 @@ class SampleMonitor:
         self.labels = requested[self.places]
         labels = real.labels.cpu()
         held = torch.bincount(labels, minlength=k)
-        chosen = draw(labels, held.clamp(max=n // len(requested)).tolist(), seed=SUBSET_SEED)
+        chosen = stratified_indices(labels, held.clamp(max=n // len(requested)).tolist(), seed=SUBSET_SEED)
         self.features, predicted = self._extract(real.images[chosen.to(real.images.device)])  # (m, d), (m,)
         # A class that the evaluator does not recognise when it is real is not missing among samples.
         found = torch.bincount(labels[chosen][predicted == labels[chosen]], minlength=k)

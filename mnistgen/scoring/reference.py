@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mnistgen import integrity
 from mnistgen.data import ConversionKeywords, Dataset, load_data
-from mnistgen.data.dataset import content_hash
 from mnistgen.data.families import ALIASES, FAMILIES
 from mnistgen.data.loading import slug
 from mnistgen.errors import DataError, UsageError
@@ -69,7 +68,7 @@ class Reference:
         """At most n of the images, at random by class, always the same ones: the first ones are another population."""
         if n >= len(self):
             return self
-        indices = draw(self.labels, class_counts(self.labels, n), seed=SUBSET_SEED)
+        indices = stratified_indices(self.labels, class_counts(self.labels, n), seed=SUBSET_SEED)
         images = None if self.images is None else self.images[indices]
         return replace(self, features=self.features.subset(indices), images=images)
 
@@ -83,8 +82,8 @@ def class_counts(labels: Tensor, n: int) -> list[int]:
     return [int(count) for count in counts]
 
 
-def draw(labels: Tensor, counts: list[int], *, seed: int) -> Tensor:
-    """Indices of images of which class c occurs `counts[c]` times, in random order, none twice: (sum of counts,) int64.
+def stratified_indices(labels: Tensor, counts: list[int], *, seed: int) -> Tensor:
+    """Choose random images of which class c occurs `counts[c]` times: their indices, (sum of counts,) int64, shuffled.
 
     Raises `DataError` where a class has too few.
     """
@@ -151,24 +150,23 @@ def check_classes(evaluators: Evaluators, data: Dataset, source: str | Path = ""
         )
 
 
-def halves(
-    evaluators: Evaluators, images: Tensor, labels: Tensor | None, name: str, class_names: tuple[str, ...] = ()
-) -> tuple[Reference, Dataset | None]:
-    """One half of a set of images as reference, and the other half, with the same class counts: (n, 1, 28, 28) uint8,
-    (n,) int64. Without labels, classes are those that evaluator A predicts. All are the reference, and there is no
-    other half, where that would be fewer than 100.
+def halves(evaluators: Evaluators, data: Dataset, name: str) -> tuple[Reference, Dataset | None]:
+    """One half of a set of images as reference, and the other half, with the same class counts.
+
+    Without labels, classes are those that evaluator A predicts. All are the reference, and there is no other half,
+    where that would be fewer than 100.
     """
+    images, labels, names = data.images, data.labels, data.class_names
     features = evaluators.extract(images, labels)
-    digest = content_hash(images, labels)
     if labels is None:
         assert features.probabilities is not None
         labels = features.probabilities.argmax(1)
         features = replace(features, labels=labels)
     first, second = stratified_halves(labels, torch.Generator().manual_seed(SUBSET_SEED))
     if len(first) < LEAST:
-        return Reference(name, "", digest, features, images, class_names=class_names), None
+        return Reference(name, "", data.hash, features, images, class_names=names), None
     other = Dataset(images[second], labels[second], evaluators.num_classes, name, "other half")
-    return Reference(name, "one half", digest, features.subset(first), images[first], class_names=class_names), other
+    return Reference(name, "one half", data.hash, features.subset(first), images[first], class_names=names), other
 
 
 def labels_of_test_set(data: str, *, data_dir: Path | str | None = None) -> Tensor | None:

@@ -17,7 +17,7 @@ from mnistgen.errors import DataError
 from mnistgen.metrics import label_agreement
 from mnistgen.scoring.evaluators import Evaluators
 from mnistgen.scoring.measure import Measured, measure
-from mnistgen.scoring.reference import Reference, class_counts, draw
+from mnistgen.scoring.reference import Reference, class_counts, stratified_indices
 
 NOISE = 0.1  # standard deviation, of the range from black to white
 BLUR = 1.0  # standard deviation, pixels
@@ -121,4 +121,4 @@ def summary(results: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def _real(reference: Reference, training: Dataset, n: int, seed: int) -> Dataset:
-    return training.subset(draw(training.y, class_counts(reference.labels, n), seed=seed))
+    return training.subset(stratified_indices(training.y, class_counts(reference.labels, n), seed=seed))

@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -29,15 +30,15 @@ from mnistgen.scoring.reference import (
     check_classes,
     class_counts,
     dataset_name,
-    draw,
     halves,
     is_named,
     load_reference,
     read_scales,
+    stratified_indices,
 )
 from mnistgen.scoring.result import FID, Score
 from mnistgen.scoring.scale import FLOOR, floor, real_labels, summary
-from mnistgen.scoring.sources import Drawn, ImageSource, ModelSource, Scorable, Source, dataset_of, open_source
+from mnistgen.scoring.sources import ImageSource, ModelSource, Scorable, Source, Taken, dataset_of, open_source
 from mnistgen.training import resolve_device
 
 N = 10_000
@@ -128,7 +129,7 @@ class Scorer:
         split = "all" if split == "test" else split
         found = load_data(data, split, data_dir=self.data_dir, download=False, **how)
         check_classes(self.evaluators, found, data)
-        self._halve(ImageSource.of(found, found.name), n, split)
+        self._halve(ImageSource(found.name, found), n, split)
         self.notes.append(
             f"{found.name} {split} has images that models and evaluators are trained on, so samples look better than "
             "they are. One half of these is the reference, and the other gives the floor."
@@ -158,18 +159,16 @@ class Scorer:
 
     def _halve(self, source: Source, n: int, split: str) -> None:
         """Take at most 2 n images of a source: one half as reference, the other for the floor."""
-        own = source.labels if isinstance(source, ImageSource) else None
+        own = source.data.labels if isinstance(source, ImageSource) else None
         like = torch.tensor(source.classes or range(self.evaluators.num_classes)) if own is None else own
-        drawn = source.draw(2 * n, like, seed=AGAINST_SEED)
-        self.labelled = drawn.labels is not None
-        self.reference, self.control = halves(
-            self.evaluators, drawn.images, drawn.labels, f"{source.name} {split}".strip(), source.class_names
-        )
+        taken = source.take(2 * n, like, seed=AGAINST_SEED)
+        self.labelled = taken.data.labels is not None
+        self.reference, self.control = halves(self.evaluators, taken.data, f"{source.name} {split}".strip())
         self.most = len(self.reference)
         if self.control is None:
             self._no_control = (
                 f"it is of one half of what samples are held against and the other, at least {LEAST} images each, and "
-                f"{source.name} has {len(drawn.images)}."
+                f"{source.name} has {len(taken.data.images)}."
             )
 
     def score(
@@ -188,10 +187,10 @@ class Scorer:
         progress: Progress | None = None,
         **options: Any,
     ) -> Score:
-        """Draw at most n images once, look at them once, and measure everything that these images allow.
+        """Take at most n images once, extract their features once, and measure everything that these images allow.
 
         A model is held against the real images of the classes that it was trained on, and images against all real
-        ones, since one that they lack may be one that was never drawn; with `classes`, both are held against those
+        ones, since one that they lack may be one that was never sampled; with `classes`, both are held against those
         alone. `two_sample_test` and `cas` train classifiers; `inception` adds the literature's FID. `options` go to
         `open_source`. Raises `UsageError` where there are fewer than 100 images, or they are of other classes, and
         `DataError` where what was asked for needs files that are not there.
@@ -222,13 +221,13 @@ class Scorer:
         if two_sample_test or cas:
             self._control_images(1, seed)
         n = n if self.most is None else min(n, self.most)
-        drawn = source.draw(
-            n, self.reference.labels, seed=seed, progress=lambda done: say(f"drawing {source.name}", 0.5 * done)
+        taken = source.take(
+            n, self.reference.labels, seed=seed, progress=lambda done: say(f"sampling {source.name}", 0.5 * done)
         )
         say("features", 0.5)
         start = time.perf_counter()
-        features = self.evaluators.extract(drawn.images, drawn.labels)
-        seconds = {"drawing": drawn.seconds, "features": time.perf_counter() - start}
+        features = self.evaluators.extract(taken.data.images, taken.data.labels)
+        seconds = {"drawing": taken.seconds, "features": time.perf_counter() - start}
         say("distances", 0.6)
         result = measure(features, self.reference, seed=seed)
         replicates: dict[str, Replicates] = {}
@@ -240,7 +239,7 @@ class Scorer:
             }
 
         say("memorisation", 0.8)
-        labels = drawn.labels
+        labels = taken.data.labels
         if labels is None:  # like is compared with like; what the evaluator predicts will do
             assert features.probabilities is not None
             labels = features.probabilities.argmax(1)
@@ -249,34 +248,40 @@ class Scorer:
             result.not_measured["memorisation"] = self._no_training
         else:
             strip = measure_memorisation(
-                result, drawn.images, labels, self.reference, self.training, training_images=training_images, seed=seed
+                result,
+                taken.data.images,
+                labels,
+                self.reference,
+                self.training,
+                training_images=training_images,
+                seed=seed,
             )
         if two_sample_test:
             with result.part("two-sample test", needed=True):
-                self._two_sample(result, drawn.images, seed, say)
+                self._two_sample(result, taken.data.images, seed, say)
         if cas:
             with result.part("CAS", needed=True):
-                self._cas(result, drawn, seed, say)
+                self._cas(result, taken, seed, say)
         if inception:
             say("Inception", 0.9)
             with result.part("Inception", needed=True):
-                real = self._real_images(len(drawn.images))
+                real = self._real_images(len(taken.data.images))
                 result.numbers["inception_fid"] = inception_fid(
-                    drawn.images, real, weights=inception_weights, device=self.device
+                    taken.data.images, real, weights=inception_weights, device=self.device
                 )
-        scale = self._scale(len(drawn.images), result)
+        scale = self._scale(len(taken.data.images), result)
         say("done", 1.0)
         return Score(
             name=source.name,
             numbers=result.numbers,
             scale=scale,
-            protocol=self._protocol(drawn, seed) | source.about,
+            protocol=self._protocol(taken, seed) | source.about,
             details=result.details,
             seconds=seconds | result.seconds,
             not_measured=result.not_measured,
-            notes=self._notes(source, drawn, result, scale),
-            images=drawn.images,
-            labels=drawn.labels,
+            notes=self._notes(source, taken, result, scale),
+            images=taken.data.images,
+            labels=taken.data.labels,
             strip=strip,
             replicates=replicates,
             class_names=self.reference.class_names,
@@ -285,9 +290,9 @@ class Scorer:
     def _classes(self, source: Source, wanted: Sequence[int]) -> tuple[int, ...]:
         """The classes to hold a source against; none: all that there are."""
         there = self.reference.classes
-        drawn = source.classes if isinstance(source, ModelSource) else there
+        own = source.classes if isinstance(source, ModelSource) else there
         if not wanted:
-            return tuple(label for label in there if label in drawn)
+            return tuple(label for label in there if label in own)
         for what, found in (("The reference", there), (source.name, source.classes)):
             lacking = [self.reference.class_name(label) for label in sorted(set(wanted)) if label not in found]
             if lacking:
@@ -344,13 +349,13 @@ class Scorer:
             "two_sample_binarised_real": test.binarised.control_accuracy,
         }
 
-    def _cas(self, result: Measured, drawn: Drawn, seed: int, say: Progress) -> None:
-        if drawn.labels is None:
+    def _cas(self, result: Measured, taken: Taken, seed: int, say: Progress) -> None:
+        if taken.data.labels is None:
             raise UsageError("CAS: these images have no labels to train a classifier with.")
         k = self.evaluators.num_classes
-        samples = Dataset(drawn.images, drawn.labels, k, "samples", "all")
+        samples = replace(taken.data, num_classes=k, class_names=())
         test = Dataset(self._real_images(len(self.reference)), self.reference.labels, k, self.reference.name, "test")
-        real = self._control_images(len(drawn.images), seed)
+        real = self._control_images(len(taken.data.images), seed)
         found = classification_accuracy_score(
             samples, real, test, seed=seed, device=self.device, progress=_within(say, "CAS")
         )
@@ -368,7 +373,7 @@ class Scorer:
         if self.control is None:
             raise DataError(self._no_control or self._no_training)
         counts = class_counts(self.reference.labels, min(n, len(self.control)))
-        return self.control.subset(draw(self.control.y, counts, seed=seed))
+        return self.control.subset(stratified_indices(self.control.y, counts, seed=seed))
 
     def _scale(self, n: int, result: Measured) -> dict[str, dict[str, Any]]:
         """The scale that ships, else the floor alone, from one draw of training images, or some where they are few, of
@@ -392,13 +397,13 @@ class Scorer:
             )
         return self.scales[n]
 
-    def _protocol(self, drawn: Drawn, seed: int) -> dict[str, Any]:
-        n = len(drawn.images)
+    def _protocol(self, taken: Taken, seed: int) -> dict[str, Any]:
+        n = len(taken.data.images)
         return {
             "evaluators": dict(self.evaluators.hashes),
             "layers": [str(view) for view in self.evaluators.views],
             "n": n,
-            "class_counts": drawn.counts,
+            "class_counts": taken.class_counts,
             "reference": f"{self.reference.name} {self.reference.split}".strip(),
             "reference_hash": self.reference.hash,
             "reference_features": self.reference.features_hash or COMPUTED,
@@ -409,28 +414,28 @@ class Scorer:
             "versions": {name: importlib.metadata.version(name) for name in ("mnistgen", "torch", "torch-fidelity")},
         }
 
-    def _notes(self, source: Source, drawn: Drawn, result: Measured, scale: dict[str, dict[str, Any]]) -> list[str]:
+    def _notes(self, source: Source, taken: Taken, result: Measured, scale: dict[str, dict[str, Any]]) -> list[str]:
         alarms = result.details.get("labels", {}).get("alarms", [])
         names = self.reference.class_names
         notes = summaries([Alarm(*(alarm[name] for name in Alarm._fields)) for alarm in alarms], names)
         notes += [*_lacking(source, self.reference), *_other_names(source, self.reference)]
-        if len(drawn.images) > len(self.reference):
+        if len(taken.data.images) > len(self.reference):
             notes.append(
-                f"{len(drawn.images)} images stand against {len(self.reference)} real ones; score "
+                f"{len(taken.data.images)} images stand against {len(self.reference)} real ones; score "
                 f"{len(self.reference)} to compare with others."
             )
         best = scale.get(FLOOR, {}).get("mean", {})
-        notes += [*self._same_images(source, drawn), *_proportions(source, result, best), *_below_zero(result, best)]
+        notes += [*self._same_images(source, taken), *_proportions(source, result, best), *_below_zero(result, best)]
         return notes + self.notes
 
-    def _same_images(self, source: Source, drawn: Drawn) -> list[str]:
+    def _same_images(self, source: Source, taken: Taken) -> list[str]:
         """Whether images are compared with themselves."""
         real = [self.reference.images]
         if self.most is not None and self.control is not None:  # both halves of one set
             real.append(self.control.images)
         there = {image.numpy().tobytes() for images in real if images is not None for image in images.cpu()}
-        share = sum(image.numpy().tobytes() in there for image in drawn.images) / len(drawn.images)
-        if isinstance(source, ImageSource) and source.hash == self.reference.hash:  # though it may not be on disk
+        share = sum(image.numpy().tobytes() in there for image in taken.data.images) / len(taken.data.images)
+        if isinstance(source, ImageSource) and source.data.hash == self.reference.hash:  # though it may not be on disk
             share = 1.0
         if share < UNLIKE:
             return []

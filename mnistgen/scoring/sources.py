@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -15,20 +14,18 @@ from torch import Tensor
 
 from mnistgen.checkpoint import PREFIX, WEIGHTS, Checkpoint, find, load, read_checkpoint
 from mnistgen.data import DIGITS, ConversionKeywords, Dataset, Images, as_dataset, load_data, load_images
-from mnistgen.data.dataset import content_hash
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
 from mnistgen.limits import require_memory
 from mnistgen.model import IMAGE_SHAPE, GenerativeModel, uncompiled
 from mnistgen.sampling import BATCH, sample_batches
-from mnistgen.scoring.reference import class_counts, draw, is_named
+from mnistgen.scoring.reference import class_counts, is_named, stratified_indices
 
 
-class Drawn(NamedTuple):
-    """Images to score."""
+class Taken(NamedTuple):
+    """Images of a source that are scored."""
 
-    images: Tensor  # (n, 1, 28, 28) uint8
-    labels: Tensor | None  # (n,) int64, what was asked for; None where nothing was
-    counts: str  # how the class counts came about
+    data: Dataset  # the labels are those that were requested of a model; None where none were
+    class_counts: str  # how they came about
     seconds: float
 
 
@@ -44,15 +41,15 @@ class Source(ABC):
         """Raise `UsageError` where an evaluator of that many classes cannot judge it."""
 
     @abstractmethod
-    def draw(
+    def take(
         self, n: int, reference_labels: Tensor, *, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Drawn:
-        """At most n images, with the class counts of the reference where that can be."""
+    ) -> Taken:
+        """Take at most n images, with the class counts of the reference where that can be."""
 
     @property
     @abstractmethod
     def classes(self) -> tuple[int, ...]:
-        """The classes that a model draws, or that images are of, ascending; none where they have no labels."""
+        """The classes that a model generates, or that images are of, ascending; none where they have no labels."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -62,7 +59,7 @@ class Source(ABC):
 
 @dataclass(eq=False)
 class ModelSource(Source):
-    """A generative model, from which n images are drawn."""
+    """A generative model, of which n images are sampled."""
 
     name: str
     model: GenerativeModel
@@ -90,14 +87,14 @@ class ModelSource(Source):
     def check(self, num_classes: int) -> None:
         if max(self.classes, default=0) >= num_classes:  # fewer are held against the real images of those
             raise UsageError(
-                f"{self.name} draws {self.model.num_classes} classes, and the evaluator knows {num_classes}: it is for "
+                f"{self.name} has {self.model.num_classes} classes, and the evaluator knows {num_classes}: it is for "
                 "another dataset. Name the dataset that the model was trained on with --data."
             )
 
-    def draw(
+    def take(
         self, n: int, reference_labels: Tensor, *, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Drawn:
-        require_memory(2 * math.prod(IMAGE_SHAPE) * n, f"{n} images")  # drawn, then side by side
+    ) -> Taken:
+        require_memory(2 * math.prod(IMAGE_SHAPE) * n, f"{n} images")  # one by one, then side by side
         start = time.perf_counter()
         counts = torch.tensor(class_counts(reference_labels, n))
         labels = torch.arange(len(counts)).repeat_interleave(counts)
@@ -111,9 +108,11 @@ class ModelSource(Source):
             if progress:
                 progress(done / n)
         seconds = time.perf_counter() - start
-        asked = labels if self.model.respects_labels else None
-        counts_are = "as in the reference" if self.model.respects_labels else "the model's own"
-        return Drawn(torch.cat(batches), asked, counts_are, seconds)
+        images = torch.cat(batches)
+        if not self.model.respects_labels:
+            return Taken(Dataset(images, None, 1, self.name, "samples"), "the model's own", seconds)
+        data = Dataset(images, labels, self.model.num_classes, self.name, "samples", self.model.class_names)
+        return Taken(data, "as in the reference", seconds)
 
 
 @dataclass(eq=False)
@@ -121,66 +120,58 @@ class ImageSource(Source):
     """Images that are there already."""
 
     name: str
-    images: Tensor  # (n, 1, 28, 28) uint8
-    labels: Tensor | None
+    data: Dataset
     dataset: str = ""
-    notes: tuple[str, ...] = ()  # of what was done while they were read
-    class_names: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, data: Dataset, name: str, dataset: str = "") -> "ImageSource":
-        """The images of a `Dataset`."""
-        return cls(name, data.images.cpu(), data.labels, dataset, data.notes, data.class_names)
+    def __post_init__(self) -> None:
+        self.data = self.data.to("cpu")
 
-    def of_classes(self, classes: Sequence[int]) -> "ImageSource":
-        """The images of these classes alone. Raises `UsageError` where there are no labels."""
-        if self.labels is None:
-            raise UsageError(f"{self.name} has no labels, so that its images of some classes cannot be told.")
-        kept = torch.isin(self.labels, torch.tensor(classes))
-        return replace(self, images=self.images[kept], labels=self.labels[kept])
-
-    @cached_property
+    @property
     def classes(self) -> tuple[int, ...]:
-        return () if self.labels is None else tuple(self.labels.unique().tolist())
+        return self.data.classes
 
-    @cached_property
-    def hash(self) -> str:
-        """That of `Dataset`, so that what is the same images has the same hash wherever it comes from."""
-        return content_hash(self.images, self.labels)
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.data.class_names
 
     @property
     def about(self) -> dict[str, Any]:
-        return {"images_hash": self.hash}
+        return {"images_hash": self.data.hash}
+
+    def of_classes(self, classes: Sequence[int]) -> "ImageSource":
+        """The images of these classes alone. Raises `UsageError` where there are no labels."""
+        if self.data.labels is None:
+            raise UsageError(f"{self.name} has no labels, so that its images of some classes cannot be told.")
+        return replace(self, data=self.data.subset(torch.isin(self.data.labels, torch.tensor(classes))))
 
     def check(self, num_classes: int) -> None:
-        highest = -1 if self.labels is None or not len(self.labels) else int(self.labels.max())
+        highest = max(self.classes, default=-1)
         if highest >= num_classes:
             raise UsageError(
                 f"{self.name} has the label {highest}, and the evaluator knows 0 to {num_classes - 1}: it is for "
                 "another dataset. Name the dataset that the images are like with --data."
             )
 
-    def draw(
+    def take(
         self, n: int, reference_labels: Tensor, *, seed: int, progress: Callable[[float], None] | None = None
-    ) -> Drawn:
+    ) -> Taken:
         start = time.perf_counter()
         if progress:
             progress(1.0)
-        if len(self.images) <= n:
-            return Drawn(self.images, self.labels, "the source's own", time.perf_counter() - start)
-        indices = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))[:n]
+        if len(self.data) <= n:
+            return Taken(self.data, "the source's own", time.perf_counter() - start)
+        indices = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))[:n]
         counts = "a random part of the source's"
-        if self.labels is not None:
+        if self.data.labels is not None:
             try:
-                indices = draw(self.labels, class_counts(reference_labels, n), seed=seed)
+                indices = stratified_indices(self.data.labels, class_counts(reference_labels, n), seed=seed)
                 counts = "as in the reference"
             except DataError:  # too few of a class for that
                 pass
-        labels = None if self.labels is None else self.labels[indices]
-        return Drawn(self.images[indices], labels, counts, time.perf_counter() - start)
+        return Taken(self.data.subset(indices), counts, time.perf_counter() - start)
 
 
-# Whatever holds or draws images; see `open_source`.
+# Whatever holds or generates images; see `open_source`.
 Scorable = str | Path | GenerativeModel | Images | Source
 
 
@@ -203,9 +194,9 @@ def open_source(
     sampling_options: dict[str, Any] | None = None,
     **how: Unpack[ConversionKeywords],
 ) -> Source:
-    """Whatever holds or draws images: a checkpoint (name, folder or file), a split of a dataset ("mnist:train"), a
-    folder of images, an NPZ, CSV or IDX file (with :SPLIT where it has several), a model, a `Dataset`, or what
-    `as_dataset` makes one of: arrays of images, or (images, labels or None).
+    """Open whatever holds or generates images: a checkpoint (name, folder or file), a split of a dataset
+    ("mnist:train"), a folder of images, an NPZ, CSV or IDX file (with :SPLIT where it has several), a model, a
+    `Dataset`, or what `as_dataset` makes one of: arrays of images, or (images, labels or None).
 
     Raises `CheckpointError`, `DataError` or `UsageError` where it is none of them.
     """
@@ -220,17 +211,17 @@ def open_source(
         data = as_dataset(source, name=name or "images")
         own = isinstance(source, Dataset)
         called = name or (f"{data.name}-{data.split}" if own else data.name)
-        return ImageSource.of(data, called, data.name if own else "")
+        return ImageSource(called, data, data.name if own else "")
     text = str(source)
     place, colon, split = ("", "", "") if text.startswith(PREFIX) else text.rpartition(":")
     if not Path(text).exists() and is_named(place if colon else text):
         if not colon:
             raise UsageError(f"{text} is a dataset; say which part is to be scored: {text}:train or {text}:test.")
         data = load_data(place, split, data_dir=data_dir, **how)
-        return ImageSource.of(data, name or f"{data.name}-{split}", data.name)
+        return ImageSource(name or f"{data.name}-{split}", data, data.name)
     if colon and not Path(text).exists() and Path(place).exists():
         found = load_images(place, split=split, data_dir=data_dir, **how)
-        return ImageSource.of(found, name or f"{found.name}-{split}")
+        return ImageSource(name or f"{found.name}-{split}", found)
     try:
         path = find(source)
     except CheckpointNotFoundError as missing:
@@ -239,10 +230,10 @@ def open_source(
                 f"{missing} Nor is it a file, a folder of images, or DATASET:SPLIT."
             ) from None
         found = load_images(source, data_dir=data_dir, **how)
-        return ImageSource.of(found, name or found.name)
+        return ImageSource(name or found.name, found)
     if path.suffix != ".safetensors":  # `find` takes any file; what it holds decides
         found = load_images(source, data_dir=data_dir, **how)
-        return ImageSource.of(found, name or found.name)
+        return ImageSource(name or found.name, found)
     model = load(path, device=device)
     called = path.parent.name if path.name == WEIGHTS else path.stem
     return ModelSource(
