@@ -140,7 +140,7 @@ class _Budget(TorchFunctionMode):
 
 
 def _numel(func: Any, args: Any, kwargs: dict[str, Any]) -> int:
-    """How many numbers a function will return; 0 where they cannot be many, or nobody knows.
+    """Estimate how many numbers a function will return; 0 where they cannot be many, or nobody knows.
 
     The meta device knows, but its first use takes a second: what is obvious is told without it.
     """
@@ -163,7 +163,7 @@ def _numel(func: Any, args: Any, kwargs: dict[str, Any]) -> int:
 
 
 def _size(value: Any) -> float:
-    """By how much an argument can multiply what a function returns."""
+    """The factor by which an argument can multiply what a function returns."""
     if isinstance(value, Tensor):
         return max(1, value.numel())
     if isinstance(value, float):
@@ -178,7 +178,7 @@ def _meta(value: Any) -> Any:
 
 
 def _bytes(cls: type[Trainable], config: BaseConfig, num_classes: int) -> float:
-    """What a model's weights will take, found out without them; 0 where its class cannot be built so.
+    """Estimate what a model's weights will take, without making them; 0 where its class cannot be built so.
 
     Infinity where nobody can count them.
     """

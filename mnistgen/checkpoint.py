@@ -43,7 +43,7 @@ HOME = Path("checkpoints")  # where training writes by default, in the working f
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint file says of itself."""
+    """The description in a checkpoint file."""
 
     model: str = ""  # the registered name; empty for a classifier, and for a class that is not registered
     classifier: str = ""  # the name of a classifier (see `mnistgen.evaluator`)
@@ -109,7 +109,7 @@ def write(
     scores: Mapping[str, Any] | None,
     **about: Any,
 ) -> None:
-    """What `save` and its like for classifiers share; `about` is the rest of the `Checkpoint`."""
+    """Write the weights and description of a generator or a classifier; `about` is the rest of the `Checkpoint`."""
     path, network = _weights_file(Path(path)), uncompiled(network)
     description = Checkpoint(
         config=asdict(network.config),
@@ -205,13 +205,13 @@ def is_training_only(network: Trainable, name: str) -> bool:
 
 
 def read_checkpoint(source: str | Path) -> Checkpoint:
-    """What the checkpoint says of itself, without building the model. Raises `CheckpointError`."""
+    """Read the description of a checkpoint, without building the model. Raises `CheckpointError`."""
     path = find(source)
     return _described(path, _content(path)[1])
 
 
 def read(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """What the checkpoint file says of itself, and its weights.
+    """Read the description in a checkpoint file, and its weights.
 
     Raises `CheckpointError` where it is damaged, or a weight is not finite.
     """

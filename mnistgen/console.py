@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress on standard error, results and pictures on standard output."""
+"""Terminal output: progress on standard error, results and pictures on standard output."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ from torch import Tensor
 from mnistgen.text import printable, say
 
 PLAIN_INTERVAL = 10.0  # seconds between lines where the output is not a terminal
-MOST_SHRUNK = 4  # a digit of 28 pixels is still seen at 7
+MOST_SHRUNK = 4  # a digit of 28 pixels is still legible at 7
 
 
 class SafeConsole(Console):
@@ -44,7 +44,7 @@ def out(*, stderr: bool = False) -> Console:
 
 
 def notes(lines: Iterable[str]) -> None:
-    """What was done to the data that a command reads, or looks odd about it: a line each, on standard error."""
+    """Print notes, such as what was done to the data that a command reads: one per line, on standard error."""
     for line in lines:
         say(f"note: {line}", sys.stderr)
 

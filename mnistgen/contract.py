@@ -1,4 +1,5 @@
-"""What a model owes the host, each rule a sentence; the first step of a run and `mnistgen.testing` ask alike."""
+"""The contract between a model and the host, one sentence per rule; the first step of a run and `mnistgen.testing` ask
+alike."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ YIELD = "yield mnistgen.Loss(value, module, logs)"
 
 
 def check_losses(found: Any) -> Iterator[Any]:
-    """What `losses()` returned, as an iterator of at most `MOST_LOSSES`. Raises `ContractError`."""
+    """Iterate over what `losses()` returned, at most `MOST_LOSSES`. Raises `ContractError`."""
     if isinstance(found, Loss | Tensor) or not isinstance(found, Iterable):
         raise ContractError(f"losses() returns {_kind(found)}; it must be a generator: {YIELD}.")
     count = 0
@@ -57,7 +58,8 @@ def check_loss(loss: Any, which: str, *, finite: bool = True) -> None:
 
 
 def check_optimizers(found: Any, model: nn.Module) -> dict[nn.Module, Optimizer]:
-    """What `optimizers()` returned. Raises `ContractError` unless it has an optimizer for each of its modules."""
+    """Check what `optimizers()` returned, and return it. Raises `ContractError` unless it has an optimizer for each of
+    its modules."""
     parts = set(model.modules())
     if not isinstance(found, dict) or not found:
         raise ContractError(f"optimizers() returns {_kind(found)}; return {{module: optimizer}}, one for each loss.")
@@ -130,7 +132,7 @@ def _home(model: type) -> Path | None:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, in a few words."""
+    """Describe a value in a few words."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if value is None or isinstance(value, bool | int | float):

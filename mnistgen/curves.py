@@ -15,7 +15,8 @@ FEW = 20  # points of a line that are marked one by one
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a training log, one a line. What is no record, such as a line cut short by a kill, is left out."""
+    """The records of a training log, one per line. What is no record, such as a line cut short by a kill, is left
+    out."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -27,7 +28,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def checked(record: dict[str, Any]) -> Any:
-    """What the monitor has found of the samples in the step of a record; None where it has not looked."""
+    """The monitor's check of the samples in the step of a record; None where it has not looked."""
     return next((record[key] for key in MONITOR if key in record), None)
 
 
@@ -70,7 +71,7 @@ def curves(log: Path, path: Path, title: str) -> None:
     places = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (name, lines) in zip(places, panels.items(), strict=False):
         for label, points in lines.items():
-            # A line through one point is nothing to see, and one through a few is not seen to be so few.
+            # A line through one point shows nothing, and one through a few does not show how few.
             axes.plot(*zip(*points, strict=True), label=label, lw=1, marker="." if len(points) <= FEW else "")
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
@@ -91,7 +92,7 @@ def curves(log: Path, path: Path, title: str) -> None:
 
 
 def _panels(records: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """By the titles of the panels the lines in them, by label: points (step, value), all finite."""
+    """The lines of each panel by its title, and of each line by its label: points (step, value), all finite."""
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
 
     def add(panel: str, label: str, step: int, value: float | None) -> None:

@@ -49,7 +49,7 @@ class TrainingError(MnistgenError):
 
 
 class LeakageError(ContractError):
-    """A generator was about to see, or has seen, images that its condition of a study does not allow."""
+    """A generator was about to be trained, or was trained, on images that its condition of a study excludes."""
 
 
 def described(error: BaseException) -> str:

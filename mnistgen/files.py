@@ -166,7 +166,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """What is at `path`, links followed; None where there is nothing."""
+    """The status of `path`, links followed; None where there is nothing."""
     try:
         return path.stat()
     except FileNotFoundError:

@@ -67,7 +67,7 @@ def write_line(content: bytes) -> bytes:
 
 
 def read_line(content: bytes, *, former: bytes) -> bytes:
-    """What `write_line` was given; content that begins with `former` was written before there were checksums.
+    """Read what `write_line` was given; content that begins with `former` was written before there were checksums.
 
     Raises `DamagedError`.
     """

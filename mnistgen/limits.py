@@ -1,4 +1,4 @@
-"""What a number may be: seeds in one range, and work that has to fit into the memory and onto the disk there is."""
+"""Limits: seeds in one range, and work that has to fit into the memory and onto the disk there is."""
 
 import operator
 import os

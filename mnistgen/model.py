@@ -147,7 +147,7 @@ class Noise:
 
 
 class Trainable(nn.Module, ABC):
-    """What `mnistgen.fit` can train: a generative model, or a classifier.
+    """A module that `mnistgen.fit` can train: a generative model, or a classifier.
 
     A subclass takes `(config, num_classes)` and calls `super().__init__` with them, so that a checkpoint can
     rebuild it. Counters of its own (a warm-up, codebook usage) live in registered buffers, so that resuming is
@@ -217,7 +217,7 @@ class GenerativeModel(Trainable):
 
     @property
     def respects_labels(self) -> bool:
-        """Whether a sample is of the class that was asked for: `conditional`, and trained with labels."""
+        """Whether a sample is of the class that was requested: `conditional`, and trained with labels."""
         return self.conditional and bool(self.trained_classes)
 
     @abstractmethod
@@ -273,7 +273,7 @@ class HasReconstruction(ABC):
 
     @abstractmethod
     def reconstruct(self, x: Tensor, y: Tensor) -> Tensor:
-        """What is left of each image, (b, 1, 28, 28) in [-1, 1] -> the same."""
+        """Reconstruct each image, (b, 1, 28, 28) in [-1, 1] -> the same."""
 
 
 class HasDecoder(ABC):

@@ -1,4 +1,4 @@
-"""What is published of the models that ship: size, training, score and time. Reading it imports no torch.
+"""Published facts of the models that ship: size, training, score and time. Reading it imports no torch.
 
 Size and training are what the shipped checkpoint says of itself; score and time are the records in
 `benchmarks/results`, which are in the package where it is installed from a wheel.
@@ -34,7 +34,7 @@ class Published(NamedTuple):
 
     @property
     def columns(self) -> dict[str, str]:
-        """What tables show of it, by the title of the column; empty text where there is no record."""
+        """The cells of tables, by the title of the column; empty text where there is no record."""
         return {
             "weights": f"{self.weights / 1e6:.2f} M",
             "training": f"{self.seconds / 60:.0f} min",

@@ -62,12 +62,12 @@ def claims() -> dict[str, list[Entry]]:
 
 
 def misnamed() -> list[Entry]:
-    """What is registered under a name that no model can have: a path, nothing, control characters."""
+    """The entries under a name that no model can have: a path, nothing, control characters."""
     return sorted({entry for entry in _registered() if not _NAME.fullmatch(entry.name)})
 
 
 def unreadable() -> dict[str, str]:
-    """The installed distributions whose entry points cannot be read, and why: a damaged file spoils its own models."""
+    """The installed distributions whose entry points cannot be read, and why: a damaged file hides its own models."""
     return {name: found for name, found in _distributions() if isinstance(found, str)}
 
 
@@ -205,7 +205,8 @@ def _models_in(module: ModuleType) -> list[str]:
 
 
 def entry_of(model: type[Trainable]) -> Entry | None:
-    """How a class is registered, or None. Nothing is imported: where a class exists, so does its module."""
+    """The entry by which a class is registered, or None. Nothing is imported: where a class exists, so does its
+    module."""
     for entries in claims().values():
         for entry in entries:
             if _imported(entry) is model:
@@ -214,7 +215,7 @@ def entry_of(model: type[Trainable]) -> Entry | None:
 
 
 def _imported(entry: Entry) -> object:
-    """What an entry names, where its module is imported already; else None."""
+    """The object that an entry names, where its module is imported already; else None."""
     module, attribute = _target(entry.value)
     try:
         return reduce(getattr, attribute.split("."), sys.modules[module])
@@ -234,7 +235,7 @@ def _distributions() -> Iterator[tuple[str, list[Entry] | str]]:
 
     As the import system has it, the first of one name on sys.path counts.
     """
-    seen = set()
+    known = set()
     for distribution in importlib.metadata.distributions():
         place = Path(str(getattr(distribution, "_path", "an unnamed distribution"))).name
         try:
@@ -248,8 +249,8 @@ def _distributions() -> Iterator[tuple[str, list[Entry] | str]]:
         except Exception as error:  # noqa: BLE001  of a damaged installation, anything; it is shown as its failure
             name = place
             found = f"{place} is damaged: its entry points cannot be read ({described(error)}). Install it anew."
-        if name not in seen:
-            seen.add(name)
+        if name not in known:
+            known.add(name)
             yield name, found
 
 

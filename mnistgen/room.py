@@ -20,7 +20,7 @@ def require_room(images: int, device: torch.device, what: str, work: Callable[[i
     """Raise `UsageError` where `work` on as many images at a time does not fit; `what` begins the sentence.
 
     `work` does as many as it is told to, and is told to twice, with a few: what does not grow with them, such as
-    gradients, is not taken for what does.
+    gradients, is not confused with what does.
     """
     if images <= TRUSTED:
         return

@@ -77,7 +77,7 @@ WARM_STEPS = (STEPS, 64, 256)  # the later ones only while all images are alike
 
 
 class Outcome(NamedTuple):
-    """What became of one rule."""
+    """The result of one rule."""
 
     rule: str
     problem: ContractError | None  # None: the rule is kept
@@ -135,7 +135,7 @@ def rules_of(cls: type[GenerativeModel]) -> list[Rule]:
 
 
 def abilities_of(cls: type[GenerativeModel]) -> list[str]:
-    """What a model can do beside drawing images, in the words of a person."""
+    """Name what a model can do beside sampling."""
     latents = "latent codes" if issubclass(cls, HasLatents) else "decoded codes"
     likelihood = f"likelihood ({getattr(cls, 'likelihood', '?')}, of {getattr(cls, 'likelihood_of', '?')})"
     words = {
@@ -223,12 +223,12 @@ class Subject:
 
     @cached_property
     def samples(self) -> Tensor:
-        """What the warm model draws for the labels 0, 1, ..., in one batch."""
+        """Samples of the warm model for the labels 0, 1, ..., in one batch."""
         return self.draw(self.warm, self.labels(), list(range(SAMPLES)))
 
     @cached_property
     def overfitted(self) -> Overfitted:
-        """What training on 64 images comes to; it ends as soon as all that is asked of it is there."""
+        """Train on 64 images, until all that the rules ask for is there."""
         data = synthetic_digits(seed=self.seed)
         model = self.build(batch_size=OVERFIT_IMAGES // 2, schedule="constant", ema_decay=0.0)
         before = self._loss(model, data)
@@ -250,7 +250,7 @@ class Subject:
         return result
 
     def _every_label(self, model: GenerativeModel, draws: int = 3) -> Tensor:
-        """Samples of all labels from the same noise, (draws, classes, 1, 28, 28) on the CPU."""
+        """Samples of all labels from one latent, (draws, classes, 1, 28, 28) on the CPU."""
         indices = [draw for draw in range(draws) for _ in range(CLASSES)]
         images = self.draw(model, self.labels(draws * CLASSES), indices)
         return images.cpu().reshape(draws, CLASSES, *IMAGE_SHAPE)
@@ -272,7 +272,7 @@ class Overfitted(NamedTuple):
     before: float | None  # validation loss; None where the model has none, as a GAN
     after: float | None
     distance: float  # of samples from the nearest image, where that of the mean image is 1
-    obedience: float  # how often, of images from the same noise, the one with label k shows most of class k
+    obedience: float  # how often, of images of one latent, the one with label k shows most of class k
 
     @property
     def learned(self) -> bool:
@@ -292,7 +292,7 @@ def _distance(images: Tensor, data: Dataset) -> float:
 
 
 def _obedience(images: Tensor, data: Dataset) -> float:
-    """How often, of the images drawn from one noise, the one with label k shows most of class k.
+    """The share of images, of those from one latent, of which the one with label k shows most of class k.
 
     (draws, classes, 1, 28, 28) -> 1 where the label always has its way, 1 / classes where it has none. Which class an
     image shows by itself would be no measure: a young VAE has the class in its code too.
@@ -384,7 +384,7 @@ def _flags(module: str, name: str) -> set[str]:
 
 
 def _abilities(subject: Subject) -> None:
-    """What is defined is known to the host: a method of an ability without its base class is never called."""
+    """Check that the host knows what is defined: a method of an ability without its base class is never called."""
     cls = subject.cls
     unknown = {
         method: ability.__name__

@@ -1,4 +1,5 @@
-"""What is shown: text of others without control characters, any text in any encoding, and what a class says it is."""
+"""Text that is shown: that of others without control characters, any text in any encoding, and what a class says it
+is."""
 
 import ast
 import codecs
@@ -44,7 +45,7 @@ def docstring(cls: type) -> str:
 
 
 def show_plainly() -> None:
-    """From now on, standard output and error show what their encoding lacks by plain characters, and never fail.
+    """Make standard output and error show what their encoding lacks by plain characters, and never fail.
 
     Where one is closed, which Python gives as None, what is printed there is lost.
     """

@@ -21,7 +21,7 @@ KNOT_SPACING = 4.0  # pixels between the random numbers that elastic displacemen
 
 @dataclass(frozen=True)
 class Distortion:
-    """How far images may be distorted. Each image draws its own parameters; all zero is the identity."""
+    """The strength of distortions. Each image gets random parameters of its own; all zero is the identity."""
 
     rotation: float = 0.0
     """Augmentation: largest rotation either way, in degrees."""

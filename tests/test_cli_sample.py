@@ -381,7 +381,7 @@ def load_walker(folder: Path) -> Walker:
 def test_whose_images(folder: Path) -> None:
     """The dataset of the checkpoint, with as many classes; nothing is looked for where there are no codes."""
     text = mnistgen(folder, "sample", "flat", "--reconstruct", code=2)
-    assert "my-blobs, a dataset of your own: name its path with --data" in text
+    assert "my-blobs, a custom dataset: name its path with --data" in text
     np.savez(folder / "two.npz", images=np.arange(6272).reshape(8, 28, 28).astype(np.uint8), labels=np.arange(8) % 2)
     assert "no test split" in mnistgen(folder, "sample", "flat", "--reconstruct", "--data", "two.npz", code=1)
     for flag in (["--reconstruct"], ["--between", "0", "1"]):

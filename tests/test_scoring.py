@@ -409,7 +409,7 @@ def test_the_dataset_to_hold_sources_against() -> None:
     assert dataset_of([own], by_name=True) == "mine"
     with pytest.raises(UsageError, match=r"several datasets \(fashion, mnist\)"):
         dataset_of([digits, clothes])
-    with pytest.raises(UsageError, match="of mine, a dataset of your own: name its path with --data"):
+    with pytest.raises(UsageError, match="of mine, a custom dataset: name its path with --data"):
         dataset_of([own])
 
 

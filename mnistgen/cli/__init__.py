@@ -1,4 +1,4 @@
-"""The command line: one small module a command, imported only when that command is asked for.
+"""The command line: one small module per command, imported only when that command is asked for.
 
 Nothing here imports torch, so `mnistgen --help` answers at once.
 """

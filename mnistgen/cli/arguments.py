@@ -1,4 +1,4 @@
-"""What the commands' flags have in common; a command's flags are the fields of a frozen dataclass."""
+"""The flags that commands have in common; a command's flags are the fields of a frozen dataclass."""
 
 import dataclasses
 import sys
@@ -131,7 +131,8 @@ def _refuse_dash(options: Any) -> None:
 
 
 def _registry() -> ConstructorRegistry:
-    """What tyro does, but for None: it is no word that a flag takes, and no default that the help shows."""
+    """A registry that does what tyro does, but for None: it is no word that a flag takes, and no default that the help
+    shows."""
     registry = ConstructorRegistry()
     asked: list[StructTypeInfo] = []
 

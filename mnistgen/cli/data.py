@@ -159,7 +159,7 @@ def _split_sizes(dataset: Dataset, options: ShowOptions) -> str:
 
 
 def _balance(dataset: Dataset) -> str:
-    """How even the classes are: their entropy against that of equal classes, and the extremes."""
+    """Describe how even the classes are: their entropy against that of equal classes, and the extremes."""
     if dataset.labels is None:
         return "no labels"
     counts = dataset.y.bincount(minlength=dataset.num_classes).double()
@@ -187,7 +187,7 @@ def _classes(dataset: Dataset) -> Table:
 
 
 def pixel_counts(images: Tensor) -> Tensor:
-    """How often each value occurs, (n, 1, 28, 28) uint8 -> (256,) int64."""
+    """Count how often each value occurs, (n, 1, 28, 28) uint8 -> (256,) int64."""
     counts = torch.zeros(256, dtype=torch.int64)
     pixels = images.flatten()
     for start in range(0, len(pixels), CHUNK):  # bincount widens its input eightfold

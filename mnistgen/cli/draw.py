@@ -42,14 +42,14 @@ class Verb(Common, ABC):
     """No progress and no picture in the terminal."""
 
     @abstractmethod
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """The fields of `SampleOptions` that say the same."""
 
     def options(self) -> SampleOptions:
         """All flags, for `draw_picture`."""
         known = {field.name for field in dataclasses.fields(SampleOptions)}
         given = {name: value for name, value in vars(self).items() if name in known}
-        return SampleOptions(**(given | self.asked()))
+        return SampleOptions(**(given | self.fields()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Interpolate(Verb):
     end: Annotated[int, tyro.conf.Positional, tyro.conf.arg(metavar="CLASS")]
     """The class to end with."""
 
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {"interpolate": (self.start, self.end)}
 
 
@@ -82,7 +82,7 @@ class Between(OfData):
     places: Annotated[tuple[tuple[int, int], ...], tyro.conf.Positional]
     """The numbers of the images, two by two."""
 
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {"between": self.places}
 
 
@@ -93,7 +93,7 @@ class Traverse(Verb):
     coordinate: int | None = None
     """This coordinate alone, and a row for each of --digits."""
 
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {"traverse": True, "coordinate": self.coordinate}
 
 
@@ -101,7 +101,7 @@ class Traverse(Verb):
 class Manifold(Verb):
     """All codes of a model that has two latent coordinates (train vae --latent-dim 2), for the first of --digits."""
 
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {"manifold": True}
 
 
@@ -109,7 +109,7 @@ class Manifold(Verb):
 class Reconstruct(OfData):
     """Images of a dataset above their reconstructions, one column per class."""
 
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {"reconstruct": True}
 
 
@@ -117,7 +117,7 @@ class Reconstruct(OfData):
 class Trajectory(Verb):
     """The sampling trajectory, from noise to image, one row per image; with --out trajectory.gif, moving."""
 
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {"trajectory": True}
 
 
@@ -130,7 +130,7 @@ class Sweep(Verb):
     values: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VALUE ...")]
     """Its values, such as 1 2 4 8."""
 
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {"sweep": (self.option, *self.values)}
 
 
@@ -138,7 +138,7 @@ class Sweep(Verb):
 class FixedLatent(Verb):
     """One fixed latent for each class: one row per latent, one column per class."""
 
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {"fixed_latent": True}
 
 
@@ -149,7 +149,7 @@ class Inpaint(OfData):
     part: Literal["left", "right", "top", "bottom", "centre"] = "right"
     """Which part."""
 
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {"inpaint": self.part}
 
 
@@ -160,7 +160,7 @@ class Vary(OfData):
     strength: tuple[float, ...] = (0.5, 0.7, 0.9)
     """How far, from 0, the image itself, to 1, another image of the class."""
 
-    def asked(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         return {"vary": self.strength}
 
 

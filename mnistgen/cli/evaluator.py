@@ -136,7 +136,7 @@ class _ClassifierWriter(RunWriter):
     def tell(
         self, outcome: Outcome, data: Dataset, validation: Dataset | None, seconds: float, pictures: list[Path]
     ) -> None:
-        """How good it is on what was held out, and what to do next."""
+        """Print how good it is on what was held out, and what to do next."""
         console = out()
         console.print(f"trained {self.name} on {data.name}: {outcome.step} steps in {duration(seconds)}", markup=False)
         if validation is not None:

@@ -13,7 +13,7 @@ from mnistgen.text import printable, say
 EXAMPLES = """
 mnistgen models
 mnistgen models --load        import each one, and show which fail and why
-mnistgen models | grep vae    one line a model, columns between tabs
+mnistgen models | grep vae    one line per model, columns between tabs
 """
 NUMBERS = ("weights", "training", "FID / floor", "an image")  # columns of `Published`
 LEAST_WANTED = ("an image", "training", "weights", "year", "FID / floor", "family")  # what goes first for want of room
@@ -65,7 +65,7 @@ def run(arguments: list[str], prog: str) -> int:
 
 
 def _failure(name: str) -> str:
-    """Why a model cannot be imported; empty where it can."""
+    """The reason why a model cannot be imported; empty where it can."""
     try:
         model_class(name)
     except MnistgenError as error:

@@ -36,7 +36,7 @@ class Options(flags.Common):
     name: Annotated[str, tyro.conf.Positional]
     """Name of the model: lower-case letters and digits, in words joined by - or _. Or a file to write, ./mymodel.py"""
     family: Family = "vae"
-    """What the model begins as, with the abilities of its family."""
+    """The template that the model begins as, with the abilities of its family."""
     out: Path | None = None
     """Folder to write; mnistgen-NAME where not given."""
 

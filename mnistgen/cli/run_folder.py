@@ -149,7 +149,7 @@ class RunFolder:
         return self.place / names[0]
 
     def name_of(self, path: Path) -> str:
-        """What a path is called in the manifest."""
+        """The name of a path in the manifest."""
         return _name_in(self.path, path)
 
     def numbered(self) -> list[tuple[int, str]]:
@@ -183,7 +183,7 @@ class RunFolder:
             if not Path(name).is_absolute():
                 _remove(self.path / name)
         self._write_manifest(self.path, new)
-        ready.replace(self.path / _NEXT)  # at once, so that no half of it is ever taken for the new run
+        ready.replace(self.path / _NEXT)  # at once, so that no half of it ever passes for the new run
         self._discard(_NEXT)
         self.place, self.names = self.path, new
 
@@ -261,7 +261,7 @@ def _entries(folder: Path) -> list[str]:
 
 
 def _numbered(folder: Path) -> list[str]:
-    """What is there and looks like a kept checkpoint or a frame, whoever made it."""
+    """List what looks like a kept checkpoint or a frame, whoever made it."""
     names = [*_entries(folder), *(f"{_FRAMES}/{name}" for name in _entries(folder / _FRAMES))]
     return [name for name in names if _NUMBERED.fullmatch(name)]
 

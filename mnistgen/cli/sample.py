@@ -105,7 +105,7 @@ def _provenance(about: Checkpoint, options: SampleOptions, command: list[str]) -
 
 
 def _place(grid: Tensor, page: Tensor, scale: int) -> str:
-    """Where the images are in a picture with captions: left, top, right and bottom, in pixels."""
+    """The place of the images in a picture with captions: left, top, right and bottom, in pixels."""
     (height, width), (bottom, right) = grid.shape, page.shape
     return f"{right - scale * width} {bottom - scale * height} {right} {bottom}"
 

@@ -51,16 +51,16 @@ def write_bulk(
 
     size = options.batch_size
     # What a model does not respect is no label of what it draws.
-    asked = (lambda: (labels(piece.start, piece.stop) for piece in pieces())) if model.respects_labels else None
-    classes, names = (model.num_classes, tuple(model.class_names)) if asked else (1, ())
-    stream = ImageStream(images, asked, count, classes, name, names)
+    requested = (lambda: (labels(piece.start, piece.stop) for piece in pieces())) if model.respects_labels else None
+    classes, names = (model.num_classes, tuple(model.class_names)) if requested else (1, ())
+    stream = ImageStream(images, requested, count, classes, name, names)
     export_data(stream, target, kind, provenance=provenance)
-    what = f"labelled images, {counts_are}" if asked else "images without labels"
+    what = f"labelled images, {counts_are}" if requested else "images without labels"
     out(stderr=target == STDOUT).print(f"{count} {what}: {target}", markup=False)
 
 
 def format_of(target: Path) -> str:
-    """What to write, by the ending of the path. Raises `UsageError` where it does not say."""
+    """The format to write, by the ending of the path. Raises `UsageError` where it does not say."""
     if target == STDOUT:
         raise UsageError("--out - is standard output; say in which form with --format npz or --format csv.")
     if target.suffix not in ENDINGS:
@@ -96,8 +96,8 @@ def labels_of_bulk(options: SampleOptions, model: GenerativeModel, about: Checkp
 def spread(counts: list[int], start: int, stop: int) -> Tensor:
     """The labels of the places from `start` up to `stop` of a row that has `counts[c]` of each class c, well mixed.
 
-    A walk with a stride that has no divisor in common with the length comes to every place once; one of about the
-    golden ratio spreads them evenly.
+    A progression with a stride that has no divisor in common with the length comes to every place once; one of about
+    the golden ratio spreads them evenly.
     """
     n = sum(counts)
     stride = next(stride for stride in range(max(1, round(0.618034 * n)), 2 * n + 1) if gcd(stride, n) == 1)

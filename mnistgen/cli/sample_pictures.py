@@ -147,7 +147,7 @@ class SampleOptions(Reading):
 
 
 class Picture(NamedTuple):
-    """What was asked for, and what to call its file; the seed is in the name where it matters."""
+    """The picture that was requested, and the name of its file; the seed is in the name where it matters."""
 
     frames: list[Tensor]  # (H, W) uint8, one, or those of a GIF
     name: str
@@ -410,7 +410,7 @@ def _vary(model: GenerativeModel, about: Checkpoint, options: SampleOptions, dig
 def _originals(model: GenerativeModel, about: Checkpoint, options: SampleOptions) -> Dataset:
     """The images of --data, of the classes that the model knows."""
     if not options.data and about.dataset and about.dataset not in FAMILIES:
-        raise UsageError(f"The checkpoint is of {about.dataset}, a dataset of your own: name its path with --data.")
+        raise UsageError(f"The checkpoint is of {about.dataset}, a custom dataset: name its path with --data.")
     source = options.data or about.dataset or "mnist"
     data = load_data(source, options.split, data_dir=options.data_dir, **options.how)
     notes(data.notes)

@@ -311,7 +311,7 @@ def _headline(score: Score) -> str:
 
 
 def _print_labels(score: Score) -> None:
-    """What the evaluator saw: how often each class, and which it took for which."""
+    """Print how often the evaluator predicted each class, and which it confused."""
     labels = score.details["labels"]
     console = out()
     counts = ", ".join(f"{score.class_name(label)}: {count}" for label, count in enumerate(labels["predicted"]))

@@ -213,7 +213,7 @@ class _GeneratorWriter(RunWriter):
 
 
 def _news(step: int, missing: Sequence[int], class_names: Sequence[str]) -> str:
-    """What a person should know when the set of missing classes has changed."""
+    """The news when the set of missing classes has changed."""
     if not missing:
         return f"step {step}: the samples show every class again."
     names = ", ".join(class_names[label] if class_names else str(label) for label in missing)

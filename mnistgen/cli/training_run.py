@@ -1,4 +1,5 @@
-"""What `train` and `evaluator train` share: one run from flags to files, with progress, interrupts and resuming."""
+"""One training run, as `train` and `evaluator train` have it, from flags to files, with progress, interrupts and
+resuming."""
 
 import dataclasses
 import json
@@ -106,7 +107,7 @@ class TrainOptions(Reading):
 
 
 class Outcome(NamedTuple):
-    """What a run has come to."""
+    """The result of a run."""
 
     step: int
     progress: float
@@ -384,7 +385,7 @@ class Meter:
 
 
 class RunWriter(ABC):
-    """What a run leaves behind, and what its kind of model adds to that.
+    """Writes the files of a run, and those that its kind of model adds.
 
     Each file is complete or not there, whenever the process dies.
     """
@@ -407,7 +408,7 @@ class RunWriter(ABC):
 
     @classmethod
     def picture_names(cls, folder: RunFolder, options: TrainOptions) -> list[str]:
-        """What the folder calls the pictures that such a run may make."""
+        """The names in the folder of the pictures that such a run may make."""
         return [folder.name_of((options.samples or folder.path) / picture) for picture in cls.pictures]
 
     @classmethod
@@ -476,7 +477,7 @@ class RunWriter(ABC):
         self.folder.settle()
 
     def settle(self) -> None:
-        """After the last step, put the best weights in place of the last, for a run that was to have patience."""
+        """Put the best weights, after the last step, in place of the last, for a run that was to have patience."""
         weights, best = (self.folder.place / name for name in (WEIGHTS, BEST))
         if self.options.patience is not None and best.is_file():
             content = best.read_bytes()
@@ -503,7 +504,7 @@ class RunWriter(ABC):
     def tell(
         self, outcome: Outcome, data: Dataset, validation: Dataset | None, seconds: float, pictures: list[Path]
     ) -> None:
-        """What has come of it, where everything is, and what to do next."""
+        """Print what has come of it, where everything is, and what to do next."""
 
     @abstractmethod
     def write(self, path: Path, step: Step, scores: dict[str, float]) -> None:
@@ -543,7 +544,7 @@ def _where(options: TrainOptions) -> str:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Inside, the first Ctrl-C or SIGTERM is only noted, in the list; a second one acts as usual."""
+    """Note the first Ctrl-C or SIGTERM is only noted, in the list; a second one acts as usual."""
     noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  the signature of a handler

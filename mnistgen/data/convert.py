@@ -45,7 +45,7 @@ def conversions(options: dict[str, Any]) -> ConversionKeywords:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is done to images on request; without it, what would need it is refused."""
+    """The conversions of images on request; without them, what would need it is refused."""
 
     resize: bool = False  # other sizes to 28x28, with antialiasing
     invert: bool = False  # black and white exchanged
@@ -76,7 +76,7 @@ def to_images(array: Array, where: str, how: Conversion | None = None) -> Conver
     values are in no known range, or where they show nothing.
 
     Floats in [0, 1] and [-1, 1], booleans and 16-bit numbers are scaled to 0..255, colours are weighed to grey
-    (ITU-R BT.601), and transparency is laid over the ground on which the ink is seen, as light ink on black.
+    (ITU-R BT.601), and transparency is laid over the ground on which the ink shows, as light ink on black.
     """
     how = how or Conversion()
     array, channels_last = _with_channels(array, where)
@@ -172,7 +172,7 @@ def _with_channels(array: Array, where: str) -> tuple[Array, bool]:
 
 
 def _scale(array: Array, where: str, stretch: bool) -> Scale:
-    """How the values of `array` become 0..255. Half a grey level beyond a range is rounding, and clipped."""
+    """Map the values of `array` to 0..255. Half a grey level beyond a range is rounding, and clipped."""
     kind, low, high = array.dtype.kind, float(array.min()), float(array.max())
     found = f"{array.dtype.name} from {low:.9g} to {high:.9g}"
     if not np.isfinite(low + high):

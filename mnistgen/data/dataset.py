@@ -97,7 +97,7 @@ class Dataset:
 
     @property
     def y(self) -> Tensor:
-        """What a model is told of each image, (n,) int64: its label, or 0 where there are no labels."""
+        """The labels as a model is told them, (n,) int64: an image's label, or 0 where there are no labels."""
         return self.images.new_zeros(len(self), dtype=torch.int64) if self.labels is None else self.labels
 
     def require_labels(self, why: str = "") -> Tensor:

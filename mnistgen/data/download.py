@@ -51,7 +51,7 @@ def plain_or_packed(path: Path) -> Path | None:
 
 
 def ways_to_provide(family: Family, folder: Path) -> str:
-    """What a user can do who has the files, or can get them elsewhere."""
+    """Advice for a user who has the files, or can get them elsewhere."""
     names = ", ".join(name for pair in family.files.values() for name in pair)
     return (
         f"Either put {names} (plain or .gz) in {folder}, or name the folder above {family.folder}/raw with --data-dir "
@@ -125,8 +125,8 @@ def _fetch(resource: Resource, path: Path, progress: Progress, family: Family, f
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the wrapping that urllib puts around errors of the system; on one short line, since a
-    server may say anything."""
+    """Describe what went wrong, without the wrapping that urllib puts around errors of the system; on one short line,
+    since a server may say anything."""
     wrapped = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
     text = str(error.reason) if isinstance(error, urllib.error.URLError) and wrapped else str(error)
     return printable(" ".join(text.split()))[:LONGEST_REASON] or type(error).__name__
@@ -152,7 +152,7 @@ def _retrieve(url: str, path: Path, progress: Progress, largest: int) -> str:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """What opens http and https and nothing else, wherever a server redirects to."""
+    """An opener of http and https and nothing else, wherever a server redirects to."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,

@@ -25,7 +25,7 @@ from mnistgen.errors import DataError, UsageError, suggestion
 from mnistgen.files import atomic_file, atomic_folder
 from mnistgen.limits import require_disk
 
-CLASSES = "classes.txt"  # in a folder of pictures by class: the names of the classes, one a line, in their order
+CLASSES = "classes.txt"  # in a folder of pictures by class: the names of the classes, one per line, in their order
 PIECE = 1000  # images of a dataset written at a time
 STDOUT = Path("-")  # stands for standard output
 # Bytes of an image on disk, about: NPZ as digits compress, the shortest CSV, PNG as the blocks of a file system.
@@ -181,7 +181,7 @@ def _write_png(stream: ImageStream, path: Path, provenance: str) -> None:
 
 
 def _are_folders(names: Sequence[str]) -> bool:
-    """Whether these can be the names of folders, on any system, and none is taken for the number of a class."""
+    """Whether these can be the names of folders, on any system, and none reads as the number of a class."""
     usable = all(re.fullmatch(r"\w[\w .+-]{0,60}", name) and not name.endswith((" ", ".")) for name in names)
     numbers = any(name.isdecimal() for name in names)
     return bool(names) and usable and not numbers and len({name.lower() for name in names}) == len(names)

@@ -1,4 +1,5 @@
-"""What a path or a name can be: datasets known by name, IDX files, tables, arrays and pictures, by their parts."""
+"""Formats that a path or a name can have: datasets known by name, IDX files, tables, arrays and pictures, by their
+parts."""
 
 import re
 from abc import ABC, abstractmethod
@@ -127,7 +128,7 @@ def _read_idx_pair(
 
 def _read_idx_labels(path: Path, family: Family | None = None) -> Tensor:
     labels = read_idx(path, (1, 2))
-    if labels.ndim == 2:  # QMNIST: class, NIST partition, writer, ...; one row an image
+    if labels.ndim == 2:  # QMNIST: class, NIST partition, writer, ...; one row per image
         labels = labels[:, 0]
     if family is None:
         return checked_labels(labels, str(path))
@@ -184,7 +185,7 @@ def labels_beside(images: Path) -> Path | None:
 
 
 def _names_of_labels(images: str) -> tuple[str, str]:
-    """What the labels of a file of images are called, in MNIST and in QMNIST."""
+    """The name of the labels of a file of images, in MNIST and in QMNIST."""
     base = images.removesuffix(".gz").replace("images", "labels")
     return base.replace("idx3", "idx1"), base.replace("idx3-ubyte", "idx2-int")
 
@@ -277,7 +278,7 @@ class Parquet(Source):
 
 
 class Names(NamedTuple):
-    """What the arrays of images and of labels are called, "{}" being the name of the part."""
+    """The names of the arrays of images and of labels, "{}" being the name of the part."""
 
     images: str
     labels: str
@@ -359,7 +360,7 @@ class NpzArchive(Source):
 
 
 def _pairs(npz: Npz) -> dict[str, Pair]:
-    """For each part of an NPZ file, its arrays. Raises `DataError` where they cannot be told."""
+    """The arrays of each part of an NPZ file. Raises `DataError` where they cannot be told."""
     actual = {name.lower(): name for name in npz.names}
     divided = {
         part: [Names(*(name.format(word) for name in names)) for word in words for names in _DIVIDED]
@@ -401,7 +402,7 @@ def _pair(npz: Npz, actual: Mapping[str, str], names: Sequence[Names]) -> Pair |
 
 
 def _near(missing: str, npz: Npz, known: Mapping[str, Pair] | Sequence[str]) -> str:
-    """Which other array may be meant, if any."""
+    """The other array that may be meant, if any."""
     used = {name for pair in known.values() for name in pair} if isinstance(known, Mapping) else set(known)
     others = [name for name in npz.names[:100] if name not in used and name.lower() not in _ABOUT]
     return suggestion(missing, others) if others else "There is no other array."
@@ -483,7 +484,7 @@ class ImageFolder(Source):
         return {part: found[part] for part in PARTS if part in found}
 
     def _left_out(self, tops: Mapping[str, Path]) -> list[str]:
-        """What lies beside the folders of the parts and is not read."""
+        """The files beside the folders of the parts, which are not read."""
         if "all" in tops:
             return []
         content = _contents(self.path)
@@ -494,7 +495,7 @@ class ImageFolder(Source):
 
 
 class Contents(NamedTuple):
-    """What a folder holds."""
+    """The content of a folder."""
 
     pictures: list[Path]
     classes: dict[str, list[Path]]  # the pictures in each folder

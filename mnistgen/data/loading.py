@@ -1,4 +1,4 @@
-"""Where data comes from: the named datasets, found on disk or downloaded, and files and folders by their path."""
+"""Loading of data: the named datasets, found on disk or downloaded, and files and folders by their path."""
 
 import os
 import re
@@ -40,7 +40,7 @@ LEFT_OUT = "its validation part is left out (the split 'validation' reads it)."
 
 
 def data_folder(data_dir: Path | str | None = None) -> Path:
-    """Where the named datasets are: `data_dir`, else $MNISTGEN_DATA, else the user's cache folder."""
+    """The folder of the named datasets: `data_dir`, else $MNISTGEN_DATA, else the user's cache folder."""
     if data_dir is not None:
         return _expanded(data_dir)
     if os.environ.get("MNISTGEN_DATA"):
@@ -133,7 +133,7 @@ def load_images(
     download: bool = True,
     **how: Unpack[ConversionKeywords],
 ) -> Dataset:
-    """What `load_data` reads, of a split that may be left out where there is only one; the rest is as there.
+    """Read what `load_data` reads, of a split that may be left out where there is only one; the rest is as there.
 
     Raises `UsageError` for a name or a split that does not exist, and where several splits are there and none is
     chosen; `DataError` for everything about the content.
@@ -207,7 +207,7 @@ def photograph_steps(source: str | Path, split: str = "train", most: int = 8) ->
 
 @contextmanager
 def _system_errors(source: str | Path) -> Iterator[None]:
-    """What the system says against looking at a path, and the end of memory, become a `DataError`."""
+    """Turn what the system says against looking at a path, and the end of memory, into a `DataError`."""
     try:
         yield
     except OSError as error:
@@ -256,7 +256,7 @@ def _parquet_files(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def _file(path: Path) -> Source:
-    """By the ending of its name, and by its content where that says nothing."""
+    """Tell by the ending of its name, and by its content where that says nothing."""
     suffix, start = path.suffix.lower(), beginning(path)
     if suffix == ".csv":
         return Csv(slug(path), path)

@@ -51,7 +51,7 @@ class Evaluation:
 
     @cached_property
     def confusion(self) -> Tensor:
-        """How often class i was predicted as class j, (k, k) int64."""
+        """The counts of class i predicted as class j, (k, k) int64."""
         return confusion_matrix(self.labels, self.predictions, self.probabilities.shape[1])
 
     @property

@@ -23,7 +23,8 @@ from mnistgen.transforms import Distortion, distort
 
 @dataclass(frozen=True)
 class ClassifierConfig(Distortion, BaseConfig):
-    """What every classifier has beside its architecture: the recipe, and how it augments its training images."""
+    """The hyperparameters of every classifier beside its architecture: the recipe, and how it augments its training
+    images."""
 
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
@@ -48,7 +49,7 @@ class Classifier(Trainable):
 
     @abstractmethod
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        """What one pass computes, (b, 1, 28, 28) in [-1, 1] -> {layer: (b, d)}.
+        """Compute the features of one pass, (b, 1, 28, 28) in [-1, 1] -> {layer: (b, d)}.
 
         "logits" (d = num_classes), "penultimate" (what they are linear in) and, from convolutional networks,
         "early" (an intermediate layer, averaged over the image).

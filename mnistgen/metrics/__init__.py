@@ -1,9 +1,9 @@
 """The mathematics of the scores, on plain tensors: features in, numbers out.
 
-`frechet` compares two Gaussians, `bootstrap` says how surely, `kernel` compares two sets by a kernel, `manifold` by the
-balls around their points; `labels` asks whether the digit that was asked for is there, `memorisation` whether the
-training set was copied. Features are (n, d), of any float type or uint8; samples come first, what is real second. The
-same input gives the same number to the last digit; what is drawn at random is drawn by a seed.
+`frechet` compares two Gaussians, `bootstrap` says how surely, `kernel` compares two sets by a kernel,
+`precision_recall` by the balls around their points; `labels` asks whether the class that was requested is predicted,
+`memorisation` whether the training set was copied. Features are (n, d), of any float type or uint8; samples come first,
+what is real second. The same input gives the same number to the last digit; what is drawn at random is drawn by a seed.
 """
 
 from mnistgen.metrics.bootstrap import GroupSums, Replicates, group_sums, replicate_fid

@@ -1,4 +1,4 @@
-"""How surely a Frechet distance is known: a stratified bootstrap (Efron 1979) over groups of images.
+"""Uncertainty of a Frechet distance: a stratified bootstrap (Efron 1979) over groups of images.
 
 Images of a class are dealt into groups, and it is groups that are drawn again, within their class: sums over a group
 are all that a replicate takes of the features, so a replicate costs one Frechet distance whatever n, and what was drawn
@@ -28,7 +28,7 @@ Z = 1.959964  # of 95%
 
 @dataclass(frozen=True, eq=False)
 class GroupSums:
-    """What replicates need of a set of features, in float64 on the CPU; features are taken from their mean."""
+    """The sums that replicates need of a set of features, in float64 on the CPU; features are taken from their mean."""
 
     mean: Tensor  # (d,), of all
     strata: tuple[int, ...]  # groups of each class, in order

@@ -1,4 +1,4 @@
-"""What every metric asks of its features, and pixels as features."""
+"""Validation of features, and pixels as features."""
 
 import torch
 from torch import Tensor

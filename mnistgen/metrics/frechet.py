@@ -25,7 +25,7 @@ INFINITY_RANGE = 3  # the smallest subset is n / 3; smaller ones leave the line
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What the Frechet distance knows of a set, in float64 on the CPU."""
+    """Mean and covariance of a set, all that the Frechet distance knows of it, in float64 on the CPU."""
 
     mean: Tensor  # (d,)
     covariance: Tensor  # (d, d), divided by n - 1
@@ -85,7 +85,7 @@ def weighted_moments(features: Tensor, weights: Tensor) -> Moments:
 
 
 def class_weights(labels: Tensor, reference_labels: Tensor) -> Tensor:
-    """What each of the images with `labels` (n,) counts for its class to have the share that it has among
+    """The weights of images with `labels` (n,) for each class to have the share that it has among
     `reference_labels` (m,), (n,) float64; classes that are not among `labels` cannot be weighed, and are left out.
     """
     ours, theirs = _class_shares(labels, reference_labels)

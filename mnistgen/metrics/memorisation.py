@@ -29,7 +29,7 @@ class CopyingTest(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Memorisation:
-    """How samples lie to the training set, and how real held-out images do."""
+    """Distances of samples to the training set, beside those of real held-out images."""
 
     nearest: Neighbours  # of the samples, (n, 1)
     held_out_nearest: Neighbours  # (m, 1)
@@ -99,7 +99,7 @@ def memorisation(
 
 
 def authentic(neighbours: Neighbours, training: Tensor) -> Tensor:
-    """Which images are farther from their nearest training image than that is from its own nearest other one.
+    """Tell which images are farther from their nearest training image than that is from its own nearest other one.
 
     (n,) bool; their share is AuthPct (Alaa et al. 2022, https://arxiv.org/abs/2102.08921). `neighbours` is what
     `nearest` says of the images and `training` (t, d), t >= 2.

@@ -39,7 +39,7 @@ class ImageEncoder(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """From a 7x7 map to the parameters of 28x28 pixels: blocks that an embedding steers, and pixel shuffles.
+    """A network from a 7x7 map to the parameters of 28x28 pixels: blocks that an embedding steers, and pixel shuffles.
 
     A subclass makes its own layers, calls `build` for these, and in its `forward` ends with `grow`.
     """

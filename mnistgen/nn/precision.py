@@ -1,4 +1,4 @@
-"""What the hardware computes in."""
+"""The arithmetic that the hardware computes in."""
 
 import torch
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel, HasEditing, Noise
-from mnistgen.sampling.sampler import asked, device_of, labels_of, pixels, require_images
+from mnistgen.sampling.sampler import calling, device_of, labels_of, pixels, require_images
 
 REGIONS = ("left", "right", "top", "bottom", "centre")
 
@@ -36,7 +36,7 @@ def inpaint(
     require_images(images, y)
     x = images.to(device)
     known = ~mask.to(device).expand(x.shape)
-    with asked(model, "inpaint"):
+    with calling(model, "inpaint"):
         drawn = editor.inpaint(x, known, y.to(device), noise=Noise(seed, range(len(y)), device))
     return pixels(drawn, len(y), model, "inpaint")
 
@@ -54,7 +54,7 @@ def vary(
     editor, y, device = editor_of(model), labels_of(model, labels), device_of(model)
     require_images(images, y)
     noise = Noise(seed, range(len(y)), device)
-    with asked(model, "vary"):
+    with calling(model, "vary"):
         drawn = editor.vary(images.to(device), y.to(device), noise=noise, strength=strength)
     return pixels(drawn, len(y), model, "vary")
 

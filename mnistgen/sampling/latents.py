@@ -11,7 +11,7 @@ from torch import Tensor
 from mnistgen.data import to_uint8
 from mnistgen.errors import UsageError
 from mnistgen.model import IMAGE_SHAPE, GenerativeModel, HasDecoder, HasLatents, HasReconstruction, Noise
-from mnistgen.sampling.sampler import BATCH, asked, device_of, labels_of, pixels, require_images
+from mnistgen.sampling.sampler import BATCH, calling, device_of, labels_of, pixels, require_images
 
 
 def interpolate(
@@ -114,13 +114,13 @@ def manifold(model: GenerativeModel, label: int, *, steps: int = 20) -> Tensor:
 
 
 def reconstruct(model: GenerativeModel, images: Tensor, labels: Tensor) -> Tensor:
-    """What the model makes of each image by its code: (n, 1, 28, 28) float in [-1, 1] -> uint8.
+    """Reconstruct each image by its code: (n, 1, 28, 28) float in [-1, 1] -> uint8.
 
     Raises `UsageError` for a model that cannot.
     """
     maker, device, y = reconstructor_of(model), device_of(model), labels_of(model, labels)
     require_images(images, y)
-    with asked(model, "reconstruct"):
+    with calling(model, "reconstruct"):
         batches = zip(images.split(BATCH), y.split(BATCH), strict=True)
         made = (maker.reconstruct(xs.to(device), ys.to(device)) for xs, ys in batches)
         return torch.cat([pixels(x, len(x), model, "reconstruct") for x in made])
@@ -188,13 +188,13 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def _encode(model: GenerativeModel, coder: HasLatents, x: Tensor, y: Tensor) -> Tensor:
     require_images(x, y)
     device, y = device_of(model), labels_of(model, y)
-    with asked(model, "encode"):
+    with calling(model, "encode"):
         batches = zip(x.split(BATCH), y.split(BATCH), strict=True)
         return torch.cat([coder.encode(xs.to(device), ys.to(device)) for xs, ys in batches])
 
 
 def _decode(model: GenerativeModel, decoder: HasDecoder, z: Tensor, y: Tensor) -> Tensor:
-    with asked(model, "decode"):
+    with calling(model, "decode"):
         batches = zip(z.split(BATCH), y.to(z.device).split(BATCH), strict=True)
         return torch.cat([pixels(decoder.decode(zs, ys), len(zs), model, "decode") for zs, ys in batches])
 

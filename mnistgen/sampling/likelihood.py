@@ -1,4 +1,4 @@
-"""How probable images are under a model, in the precision that takes."""
+"""Log-likelihoods of images under a model, in the precision that they take."""
 
 import copy
 import inspect
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mnistgen.errors import ContractError, UsageError
 from mnistgen.model import GenerativeModel, HasLikelihood, Noise
-from mnistgen.sampling.sampler import BATCH, asked, device_of, labels_of, require_images
+from mnistgen.sampling.sampler import BATCH, calling, device_of, labels_of, require_images
 
 
 def log_likelihood(
@@ -34,7 +34,7 @@ def log_likelihood(
     exact = copy.deepcopy(model).to(dtype) if dtype is torch.float64 else model
     takes_noise = "noise" in inspect.signature(model.log_prob).parameters
     parts = [torch.empty(0, dtype=torch.float64)]
-    with asked(exact, "log_prob"), torch.random.fork_rng():
+    with calling(exact, "log_prob"), torch.random.fork_rng():
         torch.manual_seed(seed)
         for rows in torch.arange(len(y)).split(batch_size):
             noise = {"noise": Noise(seed, rows.tolist(), device)} if takes_noise else {}

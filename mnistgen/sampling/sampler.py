@@ -54,7 +54,7 @@ def sample_batches(
 
     def draw(indices: range) -> Tensor:
         noise = Noise(seed, range(first + indices.start, first + indices.stop), device)
-        with asked(model, "sample"):
+        with calling(model, "sample"):
             return model.sample(y[indices.start : indices.stop].to(device), noise=noise, **options)
 
     at_a_time = min(batch_size, len(y))
@@ -67,14 +67,14 @@ def sample_batches(
 
 
 @contextmanager
-def asked(model: GenerativeModel, method: str) -> Iterator[None]:
+def calling(model: GenerativeModel, method: str) -> Iterator[None]:
     """Inside, the model is in eval mode and without gradients; an error of its own says where in it `method` failed."""
     with told(f"{method}()", type(model)), torch.no_grad(), Eval(model):
         yield
 
 
 def pixels(images: Tensor, n: int, model: GenerativeModel, method: str) -> Tensor:
-    """What `method` gave as uint8 on the CPU. Raises `ContractError` where it is not n images."""
+    """Convert what `method` returned to uint8 on the CPU. Raises `ContractError` where it is not n images."""
     check_output(images, n, f"{type(model).__name__}.{method}()")
     return to_uint8(images).cpu()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel, HasTrajectory, Noise
-from mnistgen.sampling.sampler import BATCH, asked, checked_options, device_of, labels_of, pixels, sample
+from mnistgen.sampling.sampler import BATCH, calling, checked_options, device_of, labels_of, pixels, sample
 
 
 def sample_trajectory(
@@ -24,7 +24,7 @@ def sample_trajectory(
         raise UsageError(f"{type(model).__name__} generates an image in one step, so there is no sampling trajectory.")
     options = checked_options(model, options)
     y, device = labels_of(model, labels), device_of(model)
-    with asked(model, "sample_trajectory"):
+    with calling(model, "sample_trajectory"):
         trajectory = model.sample_trajectory(y.to(device), noise=Noise(seed, range(len(y)), device), **options)
         steps = [pixels(images, len(y), model, "sample_trajectory") for images in trajectory]
     if frames and frames < len(steps):
@@ -33,7 +33,7 @@ def sample_trajectory(
 
 
 def evenly(total: int, number: int) -> list[int]:
-    """At most `number` of the places 0 to total - 1, evenly spread, the last one among them."""
+    """Choose at most `number` of the places 0 to total - 1, evenly spread, the last one among them."""
     if number >= total:
         return list(range(total))
     return [total - 1] if number == 1 else torch.linspace(0, total - 1, number).round().int().tolist()
@@ -70,7 +70,7 @@ def fixed_latent(
     y, device = labels_of(model, labels), device_of(model)
     options = checked_options(model, options)
     images = []
-    with asked(model, "sample"):
+    with calling(model, "sample"):
         for row in range(rows):
             noise = Noise(seed, list(repeat(row, len(y))), device)
             images.append(pixels(model.sample(y.to(device), noise=noise, **options), len(y), model, "sample"))

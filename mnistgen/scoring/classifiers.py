@@ -48,7 +48,8 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class TwoSample:
-    """How often a classifier tells samples from real images, and real images from real images, both of equal n."""
+    """Accuracies with which a classifier tells samples from real images, and real images from real images, both of
+    equal n."""
 
     accuracy: float  # 0.5 where samples cannot be told from real images, 1 where each can
     interval: tuple[float, float]  # Wilson's, 95%, over the held-out images, for the network that was trained
@@ -83,7 +84,7 @@ class TwoSampleTest:
 
 @dataclass(frozen=True)
 class CAS:
-    """How well a classifier trained on samples reads real test images, and one trained on as many real images."""
+    """Classification accuracy scores: of a classifier trained on samples, and of one trained on as many real images."""
 
     accuracy: float
     interval: tuple[float, float]  # Wilson's, 95%, over the test images, for the network that was trained

@@ -1,4 +1,4 @@
-"""What is measured of a set of images: numbers by their names, and what stands behind them.
+"""Measurements of a set of images: numbers by their names, and what stands behind them.
 
 A number is called by its metric, and where it is taken in features by the network and layer: "fid.A.penultimate".
 """
@@ -99,7 +99,7 @@ def measure(samples: Features, reference: Reference, *, seed: int = 0) -> Measur
             numbers[f"reweighted_fid.{view}"] = frechet_distance(ours, theirs)
         result.details["class_proportions"] = {
             "distance": class_distance(labels, reference.labels),
-            "labels": "as asked" if samples.labels is not None else "as evaluator A sees them",
+            "labels": "as requested" if samples.labels is not None else "as evaluator A predicts them",
         }
     with result.part("FID at infinite n"):
         for view in FULL:

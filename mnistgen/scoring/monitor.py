@@ -28,7 +28,7 @@ ROWS, COLUMNS = 8, 10  # of a frame: latents of each class, classes
 
 @dataclass(frozen=True, eq=False)
 class SampleCheck:
-    """What the second evaluator says of 1,000 samples."""
+    """Findings of the second evaluator on 1,000 samples."""
 
     label_agreement: float | None  # share of samples predicted as requested; None of an unconditional model
     coverage: float  # share of real images with a sample as near as their fifth neighbour (Naeem et al. 2020)

@@ -65,7 +65,8 @@ class Reference:
         return replace(self, split=split, features=self.features.subset(indices), images=images)
 
     def take(self, n: int) -> "Reference":
-        """At most n of the images, at random by class, always the same ones: the first ones are another population."""
+        """Take at most n of the images, at random by class, always the same ones: the first ones are another
+        population."""
         if n >= len(self):
             return self
         indices = stratified_indices(self.labels, class_counts(self.labels, n), seed=SUBSET_SEED)
@@ -74,7 +75,7 @@ class Reference:
 
 
 def class_counts(labels: Tensor, n: int) -> list[int]:
-    """How many of n images are of each class, in the proportions of `labels` (m,) int64: by largest remainders."""
+    """Divide n images among the classes, in the proportions of `labels` (m,) int64: by largest remainders."""
     shares = torch.bincount(labels).double() * n / len(labels)
     counts = shares.floor().long()
     order = (shares - counts).argsort(descending=True, stable=True)
@@ -182,7 +183,7 @@ def labels_of_test_set(data: str, *, data_dir: Path | str | None = None) -> Tens
 
 
 def reference_file(folder: Path, name: str, split: str, network: str) -> Path:
-    """Where the features of one network ship."""
+    """The file of the features of one network that ship."""
     return folder / f"reference-{name}-{split}-{network.lower()}.safetensors"
 
 

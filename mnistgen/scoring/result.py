@@ -1,4 +1,4 @@
-"""What a source got, how it ranks among others, and how surely."""
+"""The score of a source, its rank among others, and their uncertainty."""
 
 import json
 from dataclasses import dataclass, field
@@ -20,7 +20,8 @@ JUDGES = ("A", "B")  # the evaluators that sources are ranked by
 
 @dataclass(eq=False)
 class Score:
-    """What a source got. `numbers` are by name, as in `measure`; `scale` has the same names for each of its rows."""
+    """The score of a source. `numbers` are by name, as in `measure`; `scale` has the same names for each of its
+    rows."""
 
     name: str
     numbers: dict[str, float]
@@ -126,7 +127,7 @@ class Score:
 
 
 class Difference(NamedTuple):
-    """By how much the headline of one source is above that of another, in floors."""
+    """The difference between the headlines of two sources, in floors."""
 
     floors: float
     interval: tuple[float, float]  # 95%

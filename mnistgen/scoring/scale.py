@@ -92,7 +92,7 @@ def compute_scale(
 
 
 def floor(evaluators: Evaluators, reference: Reference, training: Dataset, n: int, *, seed: int = 0) -> Measured:
-    """What n random training images get. Raises `DataError` where there are not as many of a class."""
+    """Measure n random training images. Raises `DataError` where there are not as many of a class."""
     real = _real(reference, training, n, seed)
     return measure(evaluators.extract(real.images, real.y), reference, seed=seed)
 

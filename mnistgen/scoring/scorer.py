@@ -44,7 +44,7 @@ from mnistgen.training import resolve_device
 N = 10_000
 UNLIKE = 0.01  # share of images in other classes than the reference's, or among it, from which on it is said
 UNSURE = 0.95  # below this agreement or confidence, an evaluator does not know the images it is to compare by
-AGAINST_SEED = 2**31  # of what a model draws to be held against: none that a score is asked for by habit
+AGAINST_SEED = 2**31  # of a model's samples that others are held against: none that a score usually has
 FLOOR_DRAWS, FLOOR_IMAGES = 5, 1000  # of a floor that is computed here: at most so many, of so many images together
 COMPUTED = "computed here"  # of features and scales that do not ship
 Progress = Callable[[str, float], None]
@@ -105,7 +105,7 @@ class Scorer:
         self._shipped_scales = set(self.scales)
 
     def _load_evaluators(self, data: str, how: ConversionKeywords) -> Evaluators:
-        """The evaluators of a dataset; those of a dataset of one's own are found by its name, or by its content."""
+        """The evaluators of a dataset; those of a custom dataset are found by its name, or by its content."""
         own: Dataset | None = None
         if not is_named(data):
             with suppress(DataError, UsageError):  # no path: the name alone will do, or it is said what there is
@@ -193,7 +193,7 @@ class Scorer:
         ones, since one that they lack may be one that was never sampled; with `classes`, both are held against those
         alone. `two_sample_test` and `cas` train classifiers; `inception` adds the literature's FID. `options` go to
         `open_source`. Raises `UsageError` where there are fewer than 100 images, or they are of other classes, and
-        `DataError` where what was asked for needs files that are not there.
+        `DataError` where what was requested needs files that are not there.
         """
         seed, say = checked_seed(seed), progress or _silent
         source = open_source(source, name=name, device=self.device, data_dir=self.data_dir, **options)
@@ -446,7 +446,7 @@ class Scorer:
 
 
 def _lacking(source: Source, reference: Reference) -> list[str]:
-    """Which classes images have none of; what a model was not trained on, it is not asked for."""
+    """Name the classes that images lack; a model is not asked for what it was not trained on."""
     there = source.classes if isinstance(source, ImageSource) else ()
     lacking = [reference.class_name(label) for label in reference.classes if label not in there]
     if not there or not lacking:
@@ -475,7 +475,7 @@ def _other_names(source: Source, reference: Reference) -> list[str]:
 
 
 def _proportions(source: Source, result: Measured, best: dict[str, float]) -> list[str]:
-    """How much of a distance is class proportions."""
+    """Say how much of a distance is class proportions."""
     away = result.details.get("class_proportions", {}).get("distance", 0.0)
     if away <= UNLIKE:
         return []
@@ -487,13 +487,13 @@ def _proportions(source: Source, result: Measured, best: dict[str, float]) -> li
     return [
         f"Class counts are not the reference's: {away:.1%} of the images would have to be of another class. FID is "
         f"{said(FID)}, and {said(f'reweighted_{FID}')} with the classes weighed as in the reference."
-        + " A checkpoint is asked for the reference's counts."
+        + " A checkpoint is sampled with the reference's counts."
         * isinstance(source, ImageSource)
     ]
 
 
 def _below_zero(result: Measured, best: dict[str, float]) -> list[str]:
-    """Why distances that are 0 for independent draws are below it."""
+    """Explain distances below 0, which is what independent draws get on average."""
     names = {"KID": "kid.A.penultimate", "FID at infinite n": "fid_infinity.A.penultimate"}
     below = [what for what, name in names.items() if min(result.numbers.get(name, 0.0), best.get(name, 0.0)) < 0]
     if not below:

@@ -1,4 +1,4 @@
-"""What can be scored: a checkpoint, images on disk, a split of a dataset, or tensors."""
+"""Sources of images to score: a checkpoint, images on disk, a split of a dataset, or tensors."""
 
 import inspect
 import math
@@ -30,7 +30,7 @@ class Taken(NamedTuple):
 
 
 class Source(ABC):
-    """Where images to score come from."""
+    """A source of images to score."""
 
     name: str
     dataset: str  # the dataset that it is of, or ""
@@ -53,7 +53,7 @@ class Source(ABC):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a report should say of it."""
+        """The facts that a report should state."""
         return {}
 
 
@@ -250,5 +250,5 @@ def dataset_of(sources: Sequence[Source], *, by_name: bool = False) -> str:
     if len(found) > 1:
         raise UsageError(f"These are of several datasets ({', '.join(found)}); name one with --data, or score apart.")
     if found and not by_name and not is_named(found[0]):
-        raise UsageError(f"These are of {found[0]}, a dataset of your own: name its path with --data.")
+        raise UsageError(f"These are of {found[0]}, a custom dataset: name its path with --data.")
     return found[0] if found else "mnist"

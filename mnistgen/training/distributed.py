@@ -76,7 +76,7 @@ class Share:
 
 
 class WholeBatch(TorchDispatchMode):
-    """Inside, a random tensor with one row an image is drawn for the whole batch, and this process's rows are kept.
+    """Draw every random tensor with one row per image for the whole batch inside, and keep this process's rows.
 
     All processes draw from the same seed, so together they see the noise that one process would see, and a run on
     several has the loss curve of a run on one. It stands where torch's operators meet, below dropout, attention and

@@ -30,13 +30,13 @@ _SHAPED_AS_PARAMETERS = frozenset(
 
 
 class Step(NamedTuple):
-    """What one training step was. Tensors are scalars on the training device: `float()` waits for the device."""
+    """One training step. Tensors are scalars on the training device: `float()` waits for the device."""
 
     number: int  # steps done, counted from 1
     total: int | None  # steps in all; None where a time budget decides
     progress: float  # share of the run that is done, in (0, 1]
     epoch: float  # passes over the training images so far
-    images: int  # images seen so far
+    images: int  # images trained on so far
     seconds: float  # training time so far, earlier parts of a resumed run included
     lr: float  # factor on every optimizer's peak learning rate in this step, in [0, 1]
     losses: dict[str, Tensor]  # the losses and the model's own logs, averaged over all processes

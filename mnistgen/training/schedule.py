@@ -1,4 +1,4 @@
-"""How long a run is, how much of it is done, and the learning rate that goes with it."""
+"""Length and progress of a run, and the learning rate that goes with them."""
 
 import math
 import time
@@ -11,10 +11,10 @@ WARMUP_SHARE = 0.1  # the warm-up never takes more than this share of a run
 
 
 class Length:
-    """How much of a run is done: steps of `total`, or seconds of `budget`.
+    """The share of a run that is done: steps of `total`, or seconds of `budget`.
 
     A budget has to hold for the validation at the end, too, and for the step it runs out in. What validating takes is
-    known once it has been done; until then it is taken for a third of as many images' steps.
+    known once it has been done; until then it is estimated as a third of as many images' steps.
     """
 
     def __init__(self, total: int | None, budget: float | None, batches_to_validate: float) -> None:

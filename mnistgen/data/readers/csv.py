@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d{1,20}\.?\d{0,40}|\.\d{1,40})(?:[eE][-+]?\d{1,3
 
 
 class Table(NamedTuple):
-    """What a table of images holds."""
+    """The content of a table of images."""
 
     pixels: Array  # (n, pixels) uint8, or float32 where they are decimals
     labels: Array | None  # (n,) int64
@@ -33,7 +33,7 @@ class Table(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Where the label and the pixels are in a line, and what the columns are called."""
+    """The places of the label and the pixels in a line, and the names of the columns."""
 
     names: tuple[str, ...]
     label: int | None  # its place in a line
@@ -89,7 +89,7 @@ def read_csv(path: Path, resize: bool) -> Table:
 
 
 def _columns(path: Path, first: bytes, resize: bool) -> tuple[Columns, bool]:
-    """What the first line says, and whether it is a header."""
+    """Read the first line, and tell whether it is a header."""
     if len(first) >= LARGEST_LINE:
         raise DataError(f"{path}, line 1 is longer than {LARGEST_LINE:,} bytes; {looks_like(first)}.")
     delimiter = max(",;\t", key=lambda mark: first.count(mark.encode()))

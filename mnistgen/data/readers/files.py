@@ -1,4 +1,4 @@
-"""What the readers share: files that are opened safely, and arrays of the size that their header claims."""
+"""Safe opening of files for the readers, and arrays of the size that their header claims."""
 
 import io
 import math
@@ -67,7 +67,7 @@ def size_of(file: io.BufferedReader) -> int:
 
 
 def looks_like(start: bytes) -> str:
-    """What a file that begins with `start` seems to be, to end a sentence."""
+    """Describe what a file that begins with `start` seems to be, to end a sentence."""
     for magic, kind in _MAGIC.items():
         if start.startswith(magic):
             return f"it looks like {kind}"

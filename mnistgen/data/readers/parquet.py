@@ -20,7 +20,7 @@ IMAGE_NAMES = ("image", "images", "img", "pixel_values", "pixels", "x", "data")
 
 
 class ParquetTable(NamedTuple):
-    """What a Parquet file holds of images and labels."""
+    """The images and labels of a Parquet file."""
 
     images: Converted
     labels: Array | None  # (n,) whole numbers

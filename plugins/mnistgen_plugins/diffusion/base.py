@@ -1,4 +1,4 @@
-"""What diffusion and flow models have in common: a denoiser, the path it belongs to, and what follows from both."""
+"""The base of diffusion and flow models: a denoiser, the path it belongs to, and what follows from both."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class DDPM(Diffusion):
         guidance_end: float = 1000.0,
         autoguidance_model: str = "",
     ) -> Iterator[Tensor]:
-        """By steps of equal length: DDIM with `eta` 0, ancestral sampling with 1.
+        """Sample by steps of equal length: DDIM with `eta` 0, ancestral sampling with 1.
 
         Args:
             steps: Steps from noise to image, at most 1,000; more are slower and more exact.

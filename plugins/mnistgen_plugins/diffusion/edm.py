@@ -82,7 +82,7 @@ class EDM(Diffusion):
         guidance_end: float = 80.0,
         autoguidance_model: str = "",
     ) -> Iterator[Tensor]:
-        """By noise levels from 80 to 0, two evaluations each but the last.
+        """Sample by noise levels from 80 to 0, with two evaluations each but the last.
 
         Args:
             steps: Noise levels from noise to image; more are slower and more exact.

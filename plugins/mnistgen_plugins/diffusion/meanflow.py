@@ -172,7 +172,7 @@ class MeanFlow(Diffusion):
         return self.average_velocity(z, t, t, y)
 
     def denoise(self, x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """By the velocity, u(z, s, s), at the paper's time s = 1 - t."""
+        """The denoiser of the velocity, u(z, s, s), at the paper's time s = 1 - t."""
         s = 1 - t
         return x_t - s[:, None, None, None] * self.instant_velocity(x_t, s, y)
 
@@ -206,7 +206,7 @@ class MeanFlow(Diffusion):
         return self.pixels.decode(last(self.leaps(z, y, 1)))
 
     def follow(self, denoiser: Denoiser, state: Tensor, times: Tensor) -> Iterator[Tensor]:
-        """By the velocity, u(z, s, s)."""
+        """Follow the velocity, u(z, s, s)."""
         if times[0] > times[-1]:
             times = times.clamp(max=1 - 1e-3)  # at the data, a denoiser has no velocity
         return midpoint(self.path.field(denoiser), state, times)

@@ -165,7 +165,7 @@ class VPPath(ProbabilityPath):
         return (-torch.expm1(2 * self._log_alpha(t))).sqrt().to(t.dtype)
 
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """From the right at whole t; sigma' is infinite at t = 0."""
+        """The slopes from the right at whole t; sigma' is infinite at t = 0."""
         table = self.log_alpha.to(t.device)
         before = t.double().floor().clamp(0, self.steps - 1).long()
         slope = table[before + 1] - table[before]

@@ -1,4 +1,4 @@
-"""What the GANs have in common: a generator of images from normal noise."""
+"""The base of the GANs: a generator of images from normal noise."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class R3GAN(GAN):
         yield Loss(F.softplus(real_score - fake_score).mean(), self.generator)
 
     def gamma(self) -> Tensor:
-        """From `gamma` to `gamma_end` by a half cosine over `gamma_steps`."""
+        """Anneal from `gamma` to `gamma_end` by a half cosine over `gamma_steps`."""
         progress = (self.count / max(1, self.config.gamma_steps)).clamp(max=1)
         share = (1 + torch.cos(torch.pi * progress)) / 2
         return self.config.gamma_end + (self.config.gamma - self.config.gamma_end) * share
@@ -108,5 +108,5 @@ class R3GAN(GAN):
         }
 
     def sample(self, y: Tensor, *, noise: Noise, truncation: float = 0.95) -> Tensor:
-        """As any GAN here, with a little truncation by default: the outermost z give the digits that misread most."""
+        """Sample with a little truncation by default: the outermost z give the digits that misread most."""
         return super().sample(y, noise=noise, truncation=truncation)

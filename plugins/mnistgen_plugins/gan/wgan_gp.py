@@ -101,5 +101,5 @@ class WGANGP(GAN):
         }
 
     def sample(self, y: Tensor, *, noise: Noise, truncation: float = 0.9) -> Tensor:
-        """As any GAN here, with a little truncation by default: the outermost z give the digits that misread most."""
+        """Sample with a little truncation by default: the outermost z give the digits that misread most."""
         return super().sample(y, noise=noise, truncation=truncation)

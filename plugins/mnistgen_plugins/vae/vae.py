@@ -15,7 +15,7 @@ the likelihood says is the one to show, by default the median of each pixel.
 Likelihoods compared, at one network, one seed (0), 1,000 steps of 64 images and beta 1, by
 `python benchmarks/vae_likelihoods.py --steps 1000` on AMD EPYC cores, bf16. Frechet: in the features of the small
 classifier trained there, n = 5,000 samples against the validation images, divided by the same distance of as many
-training images (0.20). Label: how often that classifier (99.28 % right) reads the label asked for. Sampled with the
+training images (0.20). Label: how often that classifier (99.28 % right) predicts the label requested. Sampled with the
 default temperature.
 
     likelihood             Frechet / floor   label    ELBO, nats

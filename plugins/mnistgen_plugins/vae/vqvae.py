@@ -319,7 +319,7 @@ class Transformer(nn.Module):
         return c
 
     def _enter(self, c: Tensor, y: Tensor, places: slice) -> Tensor:
-        """What the first layer sees at some places, (b, n, width)."""
+        """The input of the first layer at some places, (b, n, width)."""
         known = F.pad(c, (0, 1), value=self.nowhere)[:, self.where[:, places]]  # (b, 4, n)
         h: Tensor = self.embedding(y)[:, None] + self.positions[places]
         for i, table in enumerate(self.neighbours):
@@ -387,7 +387,7 @@ def nll(logits: Tensor, c: Tensor) -> Tensor:
 
 
 def usage(c: Tensor, codes: int) -> dict[str, Tensor]:
-    """How many codes a batch uses: the share that occurs, and the perplexity of their frequencies."""
+    """Usage of the codes by a batch: the share that occurs, and the perplexity of their frequencies."""
     frequencies = torch.bincount(c.flatten(), minlength=codes) / c.numel()
     perplexity = torch.exp(-(frequencies * (frequencies + 1e-12).log()).sum())
     return {"codes_used": (frequencies > 0).float().mean(), "perplexity": perplexity}
