@@ -149,7 +149,7 @@ def load(
     about, weights = read(path)
     if model_class is None:
         if about.classifier:
-            raise CheckpointError(f"{path}: holds the classifier {about.classifier!r}, which draws no images.")
+            raise CheckpointError(f"{path}: holds the classifier {about.classifier!r}, which generates no images.")
         if not about.model:
             raise CheckpointError(f"{path}: its model is no registered plugin; give its class as model_class=.")
         try:

@@ -222,7 +222,7 @@ class GenerativeModel(Trainable):
 
     @abstractmethod
     def sample(self, y: Tensor, *, noise: Noise) -> Tensor:
-        """Draw one image for each label, (b,) int64 -> (b, 1, 28, 28) in [-1, 1].
+        """Sample one image for each label, (b,) int64 -> (b, 1, 28, 28) in [-1, 1].
 
         All randomness comes from `noise`. A subclass may add keyword-only sampling options with defaults.
         """
@@ -277,7 +277,7 @@ class HasReconstruction(ABC):
 
 
 class HasDecoder(ABC):
-    """A model whose image is a function of a code of a known shape, standard normal where images are drawn."""
+    """A model whose image is a function of a code of a known shape, standard normal where images are sampled."""
 
     latent_shape: tuple[int, ...]
 

@@ -193,7 +193,7 @@ class Subject:
     def labels(self, n: int = SAMPLES, num_classes: int = CLASSES) -> Tensor:
         return torch.arange(n, device=self.device) % num_classes
 
-    def draw(self, model: GenerativeModel, y: Tensor, indices: list[int], seed: int | None = None) -> Tensor:
+    def sample(self, model: GenerativeModel, y: Tensor, indices: list[int], seed: int | None = None) -> Tensor:
         """`model.sample` as the host calls it, with the global random state elsewhere each time."""
         torch.seed()
         with torch.no_grad():
@@ -216,7 +216,7 @@ class Subject:
                     for loss in model.losses(*self.batch(16, seed=step)):
                         _step(optimizers, loss)
             done = steps
-            one, other = (self.draw(model, self.labels(), list(range(SAMPLES)), seed) for seed in (0, 1))
+            one, other = (self.sample(model, self.labels(), list(range(SAMPLES)), seed) for seed in (0, 1))
             if not torch.equal(one, other):
                 break
         return model.eval()
@@ -224,7 +224,7 @@ class Subject:
     @cached_property
     def samples(self) -> Tensor:
         """Samples of the warm model for the labels 0, 1, ..., in one batch."""
-        return self.draw(self.warm, self.labels(), list(range(SAMPLES)))
+        return self.sample(self.warm, self.labels(), list(range(SAMPLES)))
 
     @cached_property
     def overfitted(self) -> Overfitted:
@@ -252,7 +252,7 @@ class Subject:
     def _every_label(self, model: GenerativeModel, draws: int = 3) -> Tensor:
         """Samples of all labels from one latent, (draws, classes, 1, 28, 28) on the CPU."""
         indices = [draw for draw in range(draws) for _ in range(CLASSES)]
-        images = self.draw(model, self.labels(draws * CLASSES), indices)
+        images = self.sample(model, self.labels(draws * CLASSES), indices)
         return images.cpu().reshape(draws, CLASSES, *IMAGE_SHAPE)
 
     def _loss(self, model: GenerativeModel, data: Dataset) -> float | None:
@@ -435,7 +435,7 @@ def _inputs(subject: Subject) -> None:
     if not torch.equal(x, copies[0]) or not torch.equal(y, copies[1]):
         raise ContractError("losses() writes into its x or y; clone them before an in-place operation.")
     given = subject.labels()
-    subject.draw(model, given, list(range(SAMPLES)))
+    subject.sample(model, given, list(range(SAMPLES)))
     if not torch.equal(given, subject.labels()):
         raise ContractError("sample() writes into its y; clone it before an in-place operation.")
 
@@ -572,7 +572,9 @@ def _finite_state(model: GenerativeModel, when: str) -> None:
 def _sample_images(subject: Subject) -> None:
     _check_images(subject.samples, SAMPLES, "sample()")
     model = subject.build(7)
-    _check_images(subject.draw(model, subject.labels(7, 7), list(range(7))), 7, "sample() of a new model of 7 classes")
+    _check_images(
+        subject.sample(model, subject.labels(7, 7), list(range(7))), 7, "sample() of a new model of 7 classes"
+    )
 
 
 def _check_images(images: Any, n: int, what: str) -> None:
@@ -585,7 +587,7 @@ def _check_images(images: Any, n: int, what: str) -> None:
 def _sample_seed(subject: Subject) -> None:
     indices = list(range(SAMPLES))
     before = {name: tensor.clone() for name, tensor in subject.warm.state_dict().items()}
-    if not _equal(subject.draw(subject.warm, subject.labels(), indices), subject.samples):
+    if not _equal(subject.sample(subject.warm, subject.labels(), indices), subject.samples):
         raise ContractError(
             "Two calls of sample() with the same labels and noise differ; draw from `noise` alone, and not from "
             "torch's or NumPy's global generators, and keep dropout to training."
@@ -593,13 +595,13 @@ def _sample_seed(subject: Subject) -> None:
     changed = [name for name, tensor in subject.warm.state_dict().items() if not torch.equal(tensor, before[name])]
     if changed:
         raise ContractError(f"sample() changes {_join(changed)}; a model that is sampled must stay as it is.")
-    if torch.equal(subject.draw(subject.warm, subject.labels(), indices, seed=subject.seed + 1), subject.samples):
+    if torch.equal(subject.sample(subject.warm, subject.labels(), indices, seed=subject.seed + 1), subject.samples):
         raise ContractError("sample() gives the same images for another seed; draw from `noise`.")
 
 
 def _sample_batches(subject: Subject) -> None:
     for indices in ([3], [4, 1]):
-        alone = subject.draw(subject.warm, subject.labels()[indices], indices)
+        alone = subject.sample(subject.warm, subject.labels()[indices], indices)
         if not _equal(alone, subject.samples[indices]):
             raise ContractError(
                 f"Image {indices[0]} differs when it is drawn in a batch of {len(indices)} instead of {SAMPLES}; make "
@@ -630,7 +632,7 @@ def _labels(subject: Subject) -> None:
                 "network, in losses() and in sample(), or set conditional = False."
             )
         return
-    others = subject.draw(subject.warm, (subject.labels() + 1) % CLASSES, list(range(SAMPLES)))
+    others = subject.sample(subject.warm, (subject.labels() + 1) % CLASSES, list(range(SAMPLES)))
     if not _equal(others, subject.samples):
         raise ContractError("conditional is False, but other labels give other images; set it to True.")
 
@@ -648,7 +650,7 @@ def _resumes(subject: Subject) -> None:
         checkpoint.save(path, subject.warm)
         again = checkpoint.load(path, device=subject.device, model_class=subject.cls)
         assert isinstance(again, GenerativeModel)
-    if not _equal(subject.draw(again, subject.labels(), list(range(SAMPLES))), subject.samples):
+    if not _equal(subject.sample(again, subject.labels(), list(range(SAMPLES))), subject.samples):
         raise ContractError(
             "A model read back from its checkpoint draws other images; keep what sample() needs in parameters, "
             "buffers or the config."

@@ -37,7 +37,7 @@ def run(arguments: list[str], prog: str) -> int:
     model = model_class(name)
     entry = entry_of(model)
     assert entry is not None
-    say(f"{options.name} ({entry.source}); abilities: {', '.join(abilities_of(model)) or 'none beside drawing'}")
+    say(f"{options.name} ({entry.source}); abilities: {', '.join(abilities_of(model)) or 'none beside sampling'}")
     kept = broken = 0
     for rule, problem in check_rules(
         model, seed=options.seed, overfit_steps=options.overfit_steps, device=options.device, quick=options.quick

@@ -1,4 +1,4 @@
-"""`mnistgen sample --count`: labelled images in any number, written as they are drawn."""
+"""`mnistgen sample --count`: labelled images in any number, written as they are sampled."""
 
 from collections.abc import Callable, Iterator
 from math import gcd
@@ -30,7 +30,7 @@ def write_bulk(
     default: Path,
     provenance: dict[str, str],
 ) -> None:
-    """Draw `options.count` images, write them, and say where they are and how many there are of each class."""
+    """Sample `options.count` images, write them, and say where they are and how many there are of each class."""
     count = options.count or 0
     target = options.out or default
     kind = options.format or format_of(target)
@@ -50,7 +50,7 @@ def write_bulk(
                 display.update(piece.stop / count, f"{piece.stop} images", last=piece.stop == count)
 
     size = options.batch_size
-    # What a model does not respect is no label of what it draws.
+    # What a model does not respect is no label of what it generates.
     requested = (lambda: (labels(piece.start, piece.stop) for piece in pieces())) if model.respects_labels else None
     classes, names = (model.num_classes, tuple(model.class_names)) if requested else (1, ())
     stream = ImageStream(images, requested, count, classes, name, names)

@@ -57,7 +57,7 @@ class ScoreOptions(Reading):
     """Which part of that dataset."""
     against: str = ""
     """Another source to hold them against in place of that dataset, whose evaluators see both; one half of it is the
-    reference, the other gives the floor."""
+    reference, the other gives the floor, the real-vs-real baseline."""
     classes: str = ""
     """Classes that both sides keep to, by number or name, such as 3,8. Default: for a checkpoint those that it was
     trained on, and all for images."""
@@ -68,9 +68,11 @@ class ScoreOptions(Reading):
     two_sample: bool = False
     """Also train a small CNN to tell the samples from real images (four trainings)."""
     cas: bool = False
-    """Also train a classifier on the samples alone and test it on real images (two trainings)."""
+    """Also the classification accuracy score (CAS): train a classifier on the samples alone and test it on real images
+    (two trainings)."""
     features: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
-    """Other features for an FID beside: inception, the literature's, which takes half an hour without a GPU."""
+    """Other features for a Frechet distance (FID) beside: inception, the literature's, which takes half an hour without
+    a GPU."""
     inception_weights: Path | None = None
     """File of torch-fidelity's Inception weights; default: where torch-fidelity keeps them."""
     training_images: int = TRAINING_IMAGES
@@ -116,7 +118,7 @@ class Line(NamedTuple):
 
 
 LINES = (
-    Line("FID", "fid.A.penultimate", ".4g", "FID"),
+    Line("FID, Frechet distance", "fid.A.penultimate", ".4g", "FID"),
     Line("  intermediate layer", "fid.A.early", ".4g", "early"),
     Line("  by evaluator B", "fid.B.penultimate", ".4g"),
     Line("  classes reweighted", "reweighted_fid.A.penultimate", ".4g"),
@@ -124,7 +126,7 @@ LINES = (
     Line("  mean over classes", "class_fid.mean", ".4g"),
     Line("  over the real variance", "relative_fid.A.penultimate", ".2g"),
     Line("  at infinite n", "fid_infinity.A.penultimate", ".4g"),
-    Line("KID", "kid.A.penultimate", ".3g", "KID"),
+    Line("KID, kernel distance", "kid.A.penultimate", ".3g", "KID"),
     Line("  intermediate layer", "kid.A.early", ".3g"),
     Line("precision", "precision.A.penultimate", ".3f", "precision"),
     Line("recall", "recall.A.penultimate", ".3f", "recall"),
@@ -136,7 +138,7 @@ LINES = (
     Line("authentic", "authentic", ".1%", "authentic", beside="authentic_real"),
     Line("two-sample test", "two_sample", ".1%", "two-sample", beside="two_sample_real"),
     Line("  binarised", "two_sample_binarised", ".1%", beside="two_sample_binarised_real"),
-    Line("CAS", "cas", ".2%", "CAS", beside="cas_real"),
+    Line("classification accuracy (CAS)", "cas", ".2%", "CAS", beside="cas_real"),
     Line("FID, Inception", "inception_fid", ".4g", "Inception"),
 )
 
@@ -307,7 +309,7 @@ def _headline(score: Score) -> str:
     by = ", ".join(f"{network} {times:.1f}" for network, times in score.floors_by.items())
     which = ", of which the larger counts" if len(score.floors_by) > 1 else ""
     around = "" if score.interval is None else "; 95% interval {:.1f} to {:.1f}".format(*score.interval)
-    return f"{score.floors:.1f} floors (by evaluator {by}{which}{around})"
+    return f"{score.floors:.1f} times the floor, the real-vs-real baseline (by evaluator {by}{which}{around})"
 
 
 def _print_labels(score: Score) -> None:

@@ -1,6 +1,6 @@
 """Writing images in the formats that `load_data` reads; a dataset comes back with the same hash, and is written whole.
 
-What is written comes in pieces, so that what is drawn while it is written need not fit into memory.
+What is written comes in pieces, so that what is sampled while it is written need not fit into memory.
 """
 
 import itertools

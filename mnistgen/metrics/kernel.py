@@ -36,10 +36,10 @@ def kid(
     samples, reference = samples.float(), reference.float()
     if len(samples) == len(reference) == subset_size:  # every subset is the whole
         return KernelDistance(_mmd2(samples, reference), 0.0)
-    draw = np.random.RandomState(seed % 2**32)
+    generator = np.random.RandomState(seed % 2**32)
     values = np.empty(subsets)
     for i in range(subsets):
-        x, y = (z[torch.from_numpy(draw.choice(len(z), subset_size, replace=False))] for z in (samples, reference))
+        x, y = (z[torch.from_numpy(generator.choice(len(z), subset_size, replace=False))] for z in (samples, reference))
         values[i] = _mmd2(x, y)
     return KernelDistance(float(values.mean()), float(values.std()))
 

@@ -37,8 +37,8 @@ def inpaint(
     x = images.to(device)
     known = ~mask.to(device).expand(x.shape)
     with calling(model, "inpaint"):
-        drawn = editor.inpaint(x, known, y.to(device), noise=Noise(seed, range(len(y)), device))
-    return pixels(drawn, len(y), model, "inpaint")
+        edited = editor.inpaint(x, known, y.to(device), noise=Noise(seed, range(len(y)), device))
+    return pixels(edited, len(y), model, "inpaint")
 
 
 def vary(
@@ -55,8 +55,8 @@ def vary(
     require_images(images, y)
     noise = Noise(seed, range(len(y)), device)
     with calling(model, "vary"):
-        drawn = editor.vary(images.to(device), y.to(device), noise=noise, strength=strength)
-    return pixels(drawn, len(y), model, "vary")
+        edited = editor.vary(images.to(device), y.to(device), noise=noise, strength=strength)
+    return pixels(edited, len(y), model, "vary")
 
 
 def editor_of(model: GenerativeModel) -> HasEditing:

@@ -23,7 +23,7 @@ BATCH = 250
 def sample(
     model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, batch_size: int = BATCH, **options: Any
 ) -> Tensor:
-    """Draw one image for each label: (n,) -> (n, 1, 28, 28) uint8 on the CPU, 0 black and 255 white.
+    """Sample one image for each label: (n,) -> (n, 1, 28, 28) uint8 on the CPU, 0 black and 255 white.
 
     Image i depends on `(seed, i)` and its label alone, not on the batch size. `options` go to `model.sample`. Raises
     `UsageError` on a label that the model does not have, a number that is not finite, and a batch that does not fit
@@ -52,17 +52,17 @@ def sample_batches(
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}; it must be at least 1.")
 
-    def draw(indices: range) -> Tensor:
+    def sampled(indices: range) -> Tensor:
         noise = Noise(seed, range(first + indices.start, first + indices.stop), device)
         with calling(model, "sample"):
             return model.sample(y[indices.start : indices.stop].to(device), noise=noise, **options)
 
     at_a_time = min(batch_size, len(y))
     what = f"Sampling {at_a_time} images at a time (--batch-size)"
-    require_room(at_a_time, device, what, lambda n: draw(range(n)))
+    require_room(at_a_time, device, what, lambda n: sampled(range(n)))
     for start in range(0, len(y), batch_size):
         indices = range(start, min(start + batch_size, len(y)))
-        images = draw(indices)
+        images = sampled(indices)
         yield pixels(images, len(indices), model, "sample")
 
 

@@ -85,8 +85,8 @@ class SampleMonitor:
         self.features, predicted = self._extract(real.images[chosen.to(real.images.device)])  # (m, d), (m,)
         # A class that the evaluator does not recognise when it is real is not missing among samples.
         found = torch.bincount(labels[chosen][predicted == labels[chosen]], minlength=k)
-        drawn = torch.bincount(labels[chosen], minlength=k)
-        recognised = torch.where(drawn > 0, found / drawn.clamp(min=1), 1.0)
+        chosen_of = torch.bincount(labels[chosen], minlength=k)
+        recognised = torch.where(chosen_of > 0, found / chosen_of.clamp(min=1), 1.0)
         self.requested = (
             torch.bincount(self.labels, minlength=k) * recognised
         )  # (k,), expected where labels are requested

@@ -70,7 +70,7 @@ class VAEConfig(BaseConfig):
     kl_warmup_steps: int = 500
     """Steps over which the weight of the KL rises linearly from 0 to beta."""
     latent_dim: int = 16
-    """Length of the code; 2 gives a manifold that can be drawn."""
+    """Length of the code; 2 gives a manifold that can be pictured."""
     prior_layers: int = 6
     """Coupling layers of the learned prior; 0 keeps the standard normal."""
     width: int = 32
