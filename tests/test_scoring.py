@@ -224,7 +224,7 @@ def test_part_of_the_reference_is_no_first_part(scorer: Scorer) -> None:
     places = [int((whole == image).all(1).nonzero()[0]) for image in part.images.flatten(1)]
     assert len(set(places)) == 200
     assert 400 < sum(places) / 200 < 600  # all over the file
-    assert torch.equal(part.features.features[EARLY], scorer.reference.features.by_layer[EARLY][places])
+    assert torch.equal(part.features.by_layer[EARLY], scorer.reference.features.by_layer[EARLY][places])
     again = scorer.reference.take(200)
     assert torch.equal(again.labels, part.labels)
 
@@ -291,7 +291,7 @@ def test_wrong_input(scorer: Scorer) -> None:
         score(scorer, images[:, :, ::2, ::2], labels)
     with pytest.raises(UsageError, match="label 12, and the evaluator knows 0 to 9"):
         score(scorer, images, labels + 3)
-    with pytest.raises(UsageError, match="draws 12 classes, and the evaluator knows 10"):
+    with pytest.raises(UsageError, match="has 12 classes, and the evaluator knows 10"):
         scorer.score(Tiny(TinyConfig(), 12))
     with pytest.raises(UsageError, match="The reference has no images of class 12"):
         scorer.score((images, labels), classes=[3, 12])
@@ -369,7 +369,7 @@ def test_classes_are_called_by_their_names(
     assert "Classes are confused, with these shares of their images: stroke 4 as stroke 5 (" in text
     assert "else stroke 8 as stroke 3 (" in text.replace("stroke 4 as stroke 5 (100), ", "")
     assert "  worst class (stroke " in text
-    assert "seen        stroke 0: 0, stroke 1: 0" in text
+    assert "predicted   stroke 0: 0, stroke 1: 0" in text
     (about,) = json.loads(Path("s.json").read_text())
     assert about["class_names"] == list(names)
     assert main(["score", "swapped.npz", "--classes", "stroke 12", "--quiet"]) == 2
@@ -667,8 +667,8 @@ def test_reference_features_come_back(evaluators: Evaluators, tmp_path: Path) ->
     assert len(back.features_hash) == 16
     assert back.take(5).features_hash == back.features_hash
     assert torch.equal(back.labels, data.labels)
-    for view, features in there.features.features.items():
-        assert torch.equal(back.features.features[view], features)
+    for view, features in there.features.by_layer.items():
+        assert torch.equal(back.features.by_layer[view], features)
     other = Evaluators.of({**evaluators.networks, "A": build_classifier("lenet", seed=7).eval()})
     assert read_reference(tmp_path, other, "strokes", "test") is None  # features of other weights are no reference
     path = reference_file(tmp_path, "strokes", "test", "A")
