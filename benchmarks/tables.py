@@ -8,14 +8,17 @@ A table stands between `<!-- table NAME -->` and `<!-- end -->`; nothing between
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mnistgen.checkpoint import read_checkpoint
 from mnistgen.files import atomic_file
-from mnistgen.published import published, record
-from mnistgen.registry import entries
+from mnistgen.published import published, record, shipped_checkpoints
+from mnistgen.registry import entries, model_class
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -40,7 +43,7 @@ def main() -> int:
 
 def pages() -> list[Path]:
     """The files that may hold tables."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def rendered(text: str) -> str:
@@ -108,7 +111,56 @@ def features() -> str:
     return _markdown(["", *views], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"models": models, "scores": scores, "features": features}
+def checkpoints() -> str:
+    """The shipped checkpoints: how each was made, and what it is worth, best first."""
+    found = record("scores-mnist")
+    rows = []
+    for name in sorted(found, key=_headline(found)):
+        path = shipped_checkpoints()[name]
+        about, numbers, floors = read_checkpoint(path), found[name]["numbers"], found[name]["floors"]
+        loss = about.scores.get("validation_loss")
+        cells = [
+            f"`{path.name}`",
+            f"`{train_command(name)}`",
+            f"{about.steps:,}",
+            published()[name].columns["training"],
+            "" if loss is None else f"{loss:.4g}",
+            f"{numbers['fid.A.penultimate']:.3g}",
+            ", ".join(f"{floors[network]:.1f}" for network in "AB"),
+            f"{numbers['label_agreement']:.2%}",
+            f"{numbers['coverage.A.penultimate']:.3f}",
+        ]
+        rows.append(cells)
+    head = ["file", "made by", "steps", "training", "validation loss", "FID", "floors by A, B", "labels", "coverage"]
+    return _markdown(head, rows, left=2) + f"\n\n{_protocol(found)}"
+
+
+def train_command(name: str) -> str:
+    """The command that trains a model, with the flags that made its checkpoint which ships, if one does."""
+    command = ["python", "-m", "mnistgen", "train", name]
+    path = shipped_checkpoints().get(name)
+    if path is not None:
+        config = model_class(name).Config
+        usual = asdict(config())
+        for key, value in asdict(config.from_dict(read_checkpoint(path).config)).items():
+            if value != usual[key]:
+                command += [f"--{key.replace('_', '-')}", *plain(value).split()]
+    return shlex.join(command)
+
+
+def plain(value: Any) -> str:
+    """The value of a flag as it is typed."""
+    if isinstance(value, tuple | list):
+        return " ".join(map(plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "models": models,
+    "scores": scores,
+    "features": features,
+    "checkpoints": checkpoints,
+}
 
 
 def _headline(scores: dict[str, Any]) -> Callable[[str], float]:

@@ -28,9 +28,6 @@ default temperature.
 
 zero_inflated is the default: its image is the median of each pixel, its bound is one of whole-numbered pixels, and it
 can put mass on exact black, as 81 % of real pixels are.
-
-The shipped checkpoint by `mnistgen score vae-mnist` (n = 10,000, seed 0, evaluator A a8d6848f17320e31): FID 0.831, 4.8
-times the floor, and 6.1 times in the intermediate layer; label agreement 99.13 %, of real digits 99.64 %.
 """
 
 from __future__ import annotations
