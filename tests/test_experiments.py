@@ -10,12 +10,28 @@ from tiny import Tiny, strokes
 
 from mnistgen import Dataset, LeakageError, UsageError, load_data
 from mnistgen.data import data_folder
-from mnistgen.experiments import ARMS, DEFAULT_ARMS, Design
-from mnistgen.experiments.arms import arms_called
-from mnistgen.experiments.cells import shifts
-from mnistgen.experiments.recipe import BATCH, classifier_steps, generator_config, generator_steps, sampling_knobs
-from mnistgen.experiments.results import Known, Outcome, Row, comparisons, verdict
-from mnistgen.experiments.statistics import Interval, holm, paired, pairs_needed, power, t_interval
+from mnistgen.experiments import CONDITIONS, DEFAULT_CONDITIONS, Design
+from mnistgen.experiments.analysis import (
+    Baseline,
+    Interval,
+    Outcome,
+    Row,
+    comparisons,
+    holm,
+    paired,
+    pairs_needed,
+    power,
+    t_interval,
+    verdict,
+)
+from mnistgen.experiments.protocol import (
+    BATCH,
+    classifier_steps,
+    find_conditions,
+    generator_config,
+    generator_steps,
+    sampling_options,
+)
 from mnistgen.experiments.subsets import (
     Subsets,
     check_exactly,
@@ -25,6 +41,7 @@ from mnistgen.experiments.subsets import (
     fingerprints,
     seed_of,
 )
+from mnistgen.experiments.tasks import shifts
 from mnistgen.metrics import nearest, pixels
 from mnistgen.registry import model_class
 
@@ -89,10 +106,10 @@ def test_holm_by_hand() -> None:
 
 def test_holm_keeps_the_error_of_a_family() -> None:
     generator = np.random.default_rng(0)
-    baseline, arms = generator.standard_normal((SIMULATIONS, 1, 5)), generator.standard_normal((SIMULATIONS, 6, 5))
-    effect = np.array([0.0, 0.0, 0.0, 0.0, 4.0, 4.0])[:, None]  # four arms that do nothing, and two that do
+    baseline, others = generator.standard_normal((SIMULATIONS, 1, 5)), generator.standard_normal((SIMULATIONS, 6, 5))
+    effect = np.array([0.0, 0.0, 0.0, 0.0, 4.0, 4.0])[:, None]  # four conditions that do nothing, and two that do
     wrong = uncorrected = 0
-    for ours, theirs in zip(arms + effect, baseline, strict=True):
+    for ours, theirs in zip(others + effect, baseline, strict=True):
         p = [paired(row.tolist(), theirs[0].tolist()).p or 0.0 for row in ours]
         uncorrected += min(p[:4]) < 0.05
         wrong += min(holm(p)[:4]) < 0.05
@@ -111,14 +128,14 @@ def test_the_number_of_pairs() -> None:
 # Verdicts.
 
 
-def outcome(arm: str, accuracies: Sequence[float], *, size: int = 10, model: str = "") -> Outcome:
-    row = Row("cnn", size, arm, model, 5.0 if model else 0.0)
+def outcome(condition: str, accuracies: Sequence[float], *, size: int = 10, model: str = "") -> Outcome:
+    row = Row("cnn", size, condition, model, 5.0 if model else 0.0)
     values = dict(enumerate(accuracies))
     return Outcome(row, values, t_interval(list(accuracies)), 1.0, 1.0, 10, 100, 0)
 
 
 def study(effect: float, noise: float, *, n: int = 10, seed: int = 0, size: int = 10) -> list[Outcome]:
-    """Three arms; the one with synthetic images is better by `effect` than the classical one."""
+    """Three conditions; the one with synthetic images is better by `effect` than the classical one."""
     generator = np.random.default_rng(seed)
     base = 0.9 + 0.01 * generator.standard_normal(n)
     ours = base + effect + noise * generator.standard_normal(n)
@@ -140,7 +157,7 @@ def study(effect: float, noise: float, *, n: int = 10, seed: int = 0, size: int 
 )
 def test_the_verdict_says_what_is_so(effect: float, noise: float, decision: str, answer: str) -> None:
     compared = comparisons(study(effect, noise))
-    (ours,) = [c for c in compared if c.row.arm == "classical-synthetic" and c.against == "classical"]
+    (ours,) = [c for c in compared if c.row.condition == "classical-synthetic" and c.against == "classical"]
     assert ours.decision == decision
     assert ours.effect == pytest.approx(0.1 * (1 - 0.9), abs=0.002)
     said = verdict(compared)
@@ -169,32 +186,32 @@ def test_a_verdict_is_wrong_no_more_often_than_it_says() -> None:
 
 def test_a_verdict_of_several_cases_and_a_weak_baseline() -> None:
     found = [*study(0.03, 0.001), *study(0.0, 0.1, size=100)]
-    weak = Known("cnn", "10", t_interval([0.8, 0.82]), 0.88, least=True)
+    weak = Baseline("cnn", "10", t_interval([0.8, 0.82]), 0.88, least=True)
     said = verdict(comparisons(found), [weak])
     assert said.startswith("In part: added to")
-    assert "help in 1 of 2 cases (vae x5 at 10 a class: +2.9" in said
+    assert "help in 1 of 2 cases (vae x5 at 10 per class: +2.9" in said
     assert "leave 1 of 2 undecided with 10 pairs" in said
-    assert "the baseline is weak at 10 a class (81.0% against 88.0%)" in said
+    assert "the baseline is weak at 10 per class (81.0% against 88.0%)" in said
     assert weak.weak
-    assert not Known("cnn", "10", t_interval([0.9, 0.9]), 0.88, least=True).weak
+    assert not Baseline("cnn", "10", t_interval([0.9, 0.9]), 0.88, least=True).weak
     assert verdict(comparisons(found[:2])).startswith("No verdict")
 
 
-def test_leaking_arms_and_the_pool_have_no_say() -> None:
+def test_leaking_conditions_and_the_pool_have_no_say() -> None:
     found = study(0.0, 0.001)
     base = list(found[1].accuracies.values())
-    for arm in ("leaking", "pool", "pseudo-labels", "more-real", "repeated"):
-        found.append(outcome(arm, [a + 0.05 for a in base], model="vae" if ARMS[arm].generated else ""))
+    for name in ("leaking", "pool", "pseudo-labels", "more-real", "repeated"):
+        found.append(outcome(name, [a + 0.05 for a in base], model="vae" if CONDITIONS[name].generated else ""))
     compared = comparisons(found)
     assert verdict(compared) == verdict(comparisons(found[:3]))
-    families = {c.row.arm: (c.family, c.tests) for c in compared if c.against == "classical"}
+    families = {c.row.condition: (c.family, c.tests) for c in compared if c.against == "classical"}
     assert families["classical-synthetic"] == ("synthetic", 1)
     assert families["leaking"] == ("leaking", 1)
     assert families["pool"] == ("pool", 2)
     assert families["more-real"] == ("baseline", 3)  # and real, and repeated
 
 
-def test_only_repetitions_of_both_arms_are_compared() -> None:
+def test_only_repetitions_of_both_conditions_are_compared() -> None:
     ours, theirs = outcome("synthetic", [0.9, 0.8, 0.7], model="vae"), outcome("classical", [0.5, 0.6])
     (found,) = comparisons([ours, theirs])
     assert found.paired.interval.n == 2
@@ -285,18 +302,18 @@ def test_the_nearest_neighbour_of_real_digits_is_right_as_often_as_is_known(mnis
     assert sum(right) / 8 == pytest.approx(0.720, abs=0.02)
 
 
-# Arms and designs.
+# Conditions and designs.
 
 
-def test_arms() -> None:
-    assert {"real", "classical"} <= {arm.name for arm in arms_called(("synthetic",))}
-    assert [arm.name for arm in arms_called(("all",))] == list(ARMS)
-    assert {name for name, arm in ARMS.items() if arm.role == "pool"} == set(ARMS) - set(DEFAULT_ARMS)
-    for arm in ARMS.values():
-        assert ("LEAKING" in arm.title) == (arm.other == "everything") == (arm.role == "leaking")
-        assert ("UNLABELLED POOL" in arm.title) == (arm.other in ("pool", "pseudo-labels")) == (arm.role == "pool")
+def test_conditions() -> None:
+    assert {"real", "classical"} <= {c.name for c in find_conditions(("synthetic",))}
+    assert [c.name for c in find_conditions(("all",))] == list(CONDITIONS)
+    assert {name for name, c in CONDITIONS.items() if c.role == "pool"} == set(CONDITIONS) - set(DEFAULT_CONDITIONS)
+    for c in CONDITIONS.values():
+        assert ("LEAKING" in c.title) == (c.other == "everything") == (c.role == "leaking")
+        assert ("UNLABELLED POOL" in c.title) == (c.other in ("pool", "pseudo-labels")) == (c.role == "pool")
     with pytest.raises(UsageError, match="Did you mean 'synthetic'"):
-        arms_called(("sinthetic",))
+        find_conditions(("sinthetic",))
 
 
 def test_lengths_are_fixed_by_the_size_alone() -> None:
@@ -318,8 +335,9 @@ def test_lengths_are_fixed_by_the_size_alone() -> None:
         ({"seeds": 0}, "--seeds is 0"),
         ({"classifiers": ("lennet",)}, "Did you mean 'lenet'"),
         ({"classifiers": ()}, "at least one classifier"),
-        ({"arms": ("nothing",)}, "There is no arm 'nothing'"),
-        ({"real_share": 1.0}, "--real-share 1.0"),
+        ({"classifiers": ("cnn", "cnn")}, "named twice: cnn cnn"),
+        ({"conditions": ("nothing",)}, "There is no condition 'nothing'"),
+        ({"real_fraction": 1.0}, "--real-fraction 1.0"),
         ({"filter": 1.0}, "--filter 1.0"),
         ({"generator_steps": 0}, "--generator-steps is 0"),
     ],
@@ -332,6 +350,6 @@ def test_designs_that_make_no_sense(wrong: dict[str, object], message: str) -> N
 def test_a_later_default_of_the_flow_moves_no_study() -> None:
     flow = model_class("flow")
     assert generator_config("flow", flow) == flow.Config(middle_guidance=1.0)
-    assert sampling_knobs("flow", flow) == {"steps": 9}
+    assert sampling_options("flow", flow) == {"steps": 9}
     assert generator_config("flow", Tiny) == Tiny.Config()  # another model of that name, without such fields
-    assert sampling_knobs("flow", Tiny) == {}
+    assert sampling_options("flow", Tiny) == {}

@@ -1,4 +1,4 @@
-"""The loop: what each generation learns from, and that it goes on after a break."""
+"""Self-consuming training: what each generation learns from, and that it goes on after a break."""
 
 import csv
 import json
@@ -13,13 +13,11 @@ from torch import Tensor
 
 from mnistgen import Dataset, Noise, UsageError
 from mnistgen.evaluator import build_classifier
-from mnistgen.experiments import Loop, loop
-from mnistgen.experiments.cells import Cell
-from mnistgen.experiments.costs import Costs
-from mnistgen.experiments.generations import Generation
-from mnistgen.experiments.generations_run import guidances
-from mnistgen.experiments.lab import Lab
+from mnistgen.experiments import Loop, loop, report
+from mnistgen.experiments.cache import Task
+from mnistgen.experiments.plan import Costs, guidances
 from mnistgen.experiments.subsets import fingerprints
+from mnistgen.experiments.tasks import Generation, StudyContext
 from mnistgen.scoring import Evaluators, Scorer
 from mnistgen.scoring.reference import of_dataset
 
@@ -30,6 +28,15 @@ def dataset(n: int, seed: int, split: str) -> Dataset:
 
 TRAIN, TEST = dataset(300, 0, "train"), dataset(100, 1, "test")
 GENERATIONS = 3
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all the rest; one test has them."""
+    monkeypatch.setattr(report, "_loop_figures", lambda found: {})
+
+
+FIGURES = report._loop_figures
 
 
 @pytest.fixture(autouse=True)
@@ -61,16 +68,16 @@ class Spy:
     """Notes what generators are trained on."""
 
     def __init__(self) -> None:
-        self.features: list[Dataset] = []
+        self.seen: list[Dataset] = []
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        fit = Lab.fit
+        fit = StudyContext.fit
 
-        def fitting(lab: Lab, model: Any, data: Dataset, **rest: Any) -> Any:
-            self.features.append(data)
-            return fit(lab, model, data, **rest)
+        def fitting(context: StudyContext, model: Any, data: Dataset, *rest: Any) -> Any:
+            self.seen.append(data)
+            return fit(context, model, data, *rest)
 
-        monkeypatch.setattr(Lab, "fit", fitting)
+        monkeypatch.setattr(StudyContext, "fit", fitting)
 
 
 def small(folder: Path, scorer: Scorer, **changes: Any) -> Loop:
@@ -90,7 +97,7 @@ def test_what_each_generation_learns_from(
     assert not found.missing
     assert len(spy.seen) == GENERATIONS + 1
     real = fingerprints(TRAIN.images, TRAIN.labels)
-    subset = found.lab.subsets(0).take(3)
+    subset = found.context.subsets(0).take(3)
     assert spy.seen[0].hash == subset.hash
     used = fingerprints(subset.images)
     for number, data in enumerate(spy.seen[1:], 1):
@@ -126,7 +133,7 @@ def test_with_and_without_guidance(tmp_path: Path, scorer: Scorer) -> None:
         guidances(Guided, 0.0)
 
 
-def test_a_loop_that_breaks_off_goes_on(tmp_path: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_that_breaks_off_goes_on(tmp_path: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = small(tmp_path / "whole", scorer)
     score, count = Scorer.score, [0]
 
@@ -139,7 +146,7 @@ def test_a_loop_that_breaks_off_goes_on(tmp_path: Path, scorer: Scorer, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(Scorer, "score", failing)
         broken = small(tmp_path / "broken", scorer)
-    assert broken.missing == 2  # generation 2, and 3, which needs it
+    assert broken.missing == 2  # generation 2, and 3, which depends on it
     assert next(failure.why for failure in broken.failures) == "RuntimeError: the evaluator is tired"
     spy = Spy()
     spy.watch(monkeypatch)
@@ -150,25 +157,26 @@ def test_a_loop_that_breaks_off_goes_on(tmp_path: Path, scorer: Scorer, monkeypa
         assert (tmp_path / "broken" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
-def test_a_loop_goes_as_far_as_its_budget(tmp_path: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def seconds(_: Costs, cell: Cell) -> float:
-        return 1e6 if isinstance(cell, Generation) and cell.number >= 2 else 0.0
+def test_it_goes_as_far_as_its_budget(tmp_path: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(_: Costs, task: Task) -> float:
+        return 1e6 if isinstance(task, Generation) and task.number >= 2 else 0.0
 
     with monkeypatch.context() as patch:
-        patch.setattr(Costs, "seconds", seconds)
+        patch.setattr(Costs, "__call__", seconds)
         found = small(tmp_path, scorer, budget=600.0)
-    assert [cell.number for cell in found.cells] == [0, 1]
+    assert [task.number for task in found.generations] == [0, 1]
     assert not found.failures
     assert found.missing == GENERATIONS - 1
     assert not small(tmp_path, scorer, budget=600.0).missing
 
 
-def test_what_it_leaves_behind(tmp_path: Path, scorer: Scorer) -> None:
+def test_what_it_leaves_behind(tmp_path: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_loop_figures", FIGURES)
     found = small(tmp_path, scorer, generations=1)
-    pictures = {f"images-{cell.chain}-{cell.subset.per_class or 'all'}.png" for cell in found.cells}
+    pictures = {f"images-{task.chain}-{task.subset.size}.png" for task in found.generations}
     assert pictures
     assert {path.name for path in tmp_path.iterdir()} == {
-        "cells",
+        "records",
         "made",
         "loop.json",
         "loop.csv",
@@ -186,12 +194,12 @@ def test_what_it_leaves_behind(tmp_path: Path, scorer: Scorer) -> None:
     assert all(f"]({name})" in text for name in ("loop.png", *pictures))
 
 
-def test_loops_that_make_no_sense(tmp_path: Path, scorer: Scorer) -> None:
+def test_designs_that_make_no_sense(tmp_path: Path, scorer: Scorer) -> None:
     with pytest.raises(UsageError, match=r"There is no mode 'replaced'\. Did you mean 'replace'"):
         small(tmp_path, scorer, mode="replaced")
     with pytest.raises(UsageError, match="33 images of each class are needed"):
         small(tmp_path, scorer, mode="fresh", generations=10)
     with pytest.raises(UsageError, match="--mode fresh needs images"):
         small(tmp_path, scorer, mode="fresh", per_class=("all",))
-    with pytest.raises(UsageError, match="--loop is 0"):
+    with pytest.raises(UsageError, match="--generations is 0"):
         small(tmp_path, scorer, generations=0)

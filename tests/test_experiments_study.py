@@ -1,14 +1,11 @@
 """The study from end to end: pairing, kills, several processes, failures, leaks, and what it leaves behind."""
 
 import csv
-import io
 import json
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,23 +20,28 @@ from torch import Tensor
 
 from mnistgen import BaseConfig, Dataset, GenerativeModel, LeakageError, Loss, Noise, UsageError, augment
 from mnistgen.cli import main
+from mnistgen.console import Display
 from mnistgen.data import to_float
 from mnistgen.evaluator import Classifier, build_classifier
-from mnistgen.experiments import ARMS, Study, cells
-from mnistgen.experiments.cells import Bench, Cell, Classify, Draw, Label, Nearest, Train
-from mnistgen.experiments.costs import Costs
-from mnistgen.experiments.crew import Alone
-from mnistgen.experiments.lab import Lab, Work
-from mnistgen.experiments.recipe import BATCH
-from mnistgen.experiments.records import Records
-from mnistgen.experiments.runner import Runner
+from mnistgen.experiments import CONDITIONS, Study, report, tasks
+from mnistgen.experiments.cache import Cache, Runner, Task
+from mnistgen.experiments.plan import Costs
+from mnistgen.experiments.protocol import BATCH
 from mnistgen.experiments.subsets import fingerprints
+from mnistgen.experiments.tasks import (
+    Classify,
+    NearestNeighbour,
+    SampleImages,
+    StudyContext,
+    TrainGenerator,
+    TrainLabeller,
+)
 from mnistgen.training import Part
 
 PER_CLASS = (2, 4)
 ARGUMENTS = ("--per-class", "2", "--ratio", "2", "--seeds", "2", "--classifier", "logistic")
 ARGUMENTS += ("--generator-steps", "4", "--classifier-steps", "5", "--data", "strokes.npz", "--quiet")
-ARMS_OF_TWO = ("--arms", "synthetic", "leaking")
+CONDITIONS_OF_TWO = ("--conditions", "synthetic", "leaking")
 
 
 def dataset(n: int, seed: int, split: str) -> Dataset:
@@ -49,13 +51,24 @@ def dataset(n: int, seed: int, split: str) -> Dataset:
 TRAIN, TEST = dataset(300, 0, "train"), dataset(100, 1, "test")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     """The networks are small, and more threads would fight over them."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_figures() -> Iterator[None]:
+    """They take longer than all the rest; one study has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_study_figures", lambda study: {})
+        yield
+
+
+FIGURES = report._study_figures
 
 
 def small(folder: Path, models: Sequence[type[GenerativeModel]] = (Tiny,), **changes: Any) -> Study:
@@ -87,97 +100,88 @@ class Fitted:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, dict[str, Fitted], list[Dataset]]:
-    """A study of every arm, all that was trained in it, and all that a classifier was tested on."""
+    """A study of every condition, all that was trained in it, and all that a classifier was tested on."""
     fitted: dict[str, Fitted] = {}
     tested: list[Dataset] = []
-    fit, evaluate, current = Lab.fit, cells.evaluate, [""]
+    fit, evaluate = StudyContext.fit, tasks.evaluate
 
-    def watch(self: Lab, model: Any, data: Dataset, *, parts: Any = None, **rest: Any) -> Any:
+    def watch(self: StudyContext, model: Any, data: Dataset, task: Any, parts: Any = None) -> Any:
         start = next(model.parameters()).detach().clone()
-        fitted[current[0]] = Fitted(current[0], data, rest["steps"], rest["seed"], parts, start)
-        return fit(self, model, data, parts=parts, **rest)
+        fitted[task.name] = Fitted(task.name, data, task.steps, task.seed, parts, start)
+        return fit(self, model, data, task, parts)
 
     def look(model: Classifier, data: Dataset) -> Any:
         tested.append(data)
         return evaluate(model, data)
 
-    def naming(run: Any) -> Any:
-        def named(self: Any, bench: Bench) -> Any:
-            current[0] = self.name
-            return run(self, bench)
-
-        return named
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Lab, "fit", watch)
-        patch.setattr(cells, "evaluate", look)
-        for kind in (Label, Train, Classify):
-            patch.setattr(kind, "run", naming(kind.run))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        study = small(tmp_path_factory.mktemp("watched"), arms=("all",), pool=40)
-        torch.set_num_threads(threads)
+        patch.setattr(StudyContext, "fit", watch)
+        patch.setattr(tasks, "evaluate", look)
+        patch.setattr(report, "_study_figures", FIGURES)
+        study = small(tmp_path_factory.mktemp("watched"), conditions=("all",), pool=40)
     return study, fitted, tested
 
 
-def of_arms(study: Study) -> list[Classify]:
-    return [cell for cell in study.plan.everything if isinstance(cell, Classify)]
+def of_conditions(study: Study) -> list[Classify]:
+    return [task for task in study.plan.everything if isinstance(task, Classify)]
 
 
-def test_every_arm_is_there_at_every_size(watched: tuple[Study, dict[str, Fitted], list[Dataset]]) -> None:
+def test_every_condition_is_there_at_every_size(watched: tuple[Study, dict[str, Fitted], list[Dataset]]) -> None:
     study = watched[0]
     assert not study.failures
     assert not study.missing
-    assert {(o.row.arm, o.row.per_class) for o in study.outcomes} == {(arm, n) for arm in ARMS for n in PER_CLASS}
+    assert {(o.row.condition, o.row.per_class) for o in study.outcomes} == {
+        (name, n) for name in CONDITIONS for n in PER_CLASS
+    }
     assert all(o.accuracy.n == 2 for o in study.outcomes)
     assert {c.against for c in study.comparisons} == {"classical", "real"}
 
 
-def test_arms_are_paired_and_of_equal_length(watched: tuple[Study, dict[str, Fitted], list[Dataset]]) -> None:
+def test_conditions_are_paired_and_of_equal_length(watched: tuple[Study, dict[str, Fitted], list[Dataset]]) -> None:
     study, fitted, _ = watched
     for repetition in range(2):
         for size in PER_CLASS:
-            here = [c for c in of_arms(study) if c.subset.repetition == repetition and c.subset.per_class == size]
-            runs = {cell.arm: fitted[cell.name] for cell in here}
-            assert set(runs) == set(ARMS)
-            assert {run.steps for arm, run in runs.items() if arm != "repeated"} == {5}
+            here = [c for c in of_conditions(study) if c.subset.repetition == repetition and c.subset.per_class == size]
+            runs = {task.condition: fitted[task.name] for task in here}
+            assert set(runs) == set(CONDITIONS)
+            assert {run.steps for name, run in runs.items() if name != "repeated"} == {5}
             assert runs["repeated"].steps == 5 + 4
             assert len({run.seed for run in runs.values()}) == 1
             assert all(torch.equal(run.start, runs["real"].start) for run in runs.values())
-            assert {cell.batch for cell in here} == {BATCH}
-            subset = study.lab.subsets(repetition).take(size)
-            for cell in here:
-                run, arm = runs[cell.arm], ARMS[cell.arm]
-                assert json.loads(cell.config)["rotation"] == arm.distortion.rotation
-                assert json.loads(cell.config)["elastic"] == arm.distortion.elastic
-                if arm.subset:
+            assert {task.batch for task in here} == {BATCH}
+            subset = study.context.subsets(repetition).take(size)
+            for task in here:
+                run, condition = runs[task.condition], CONDITIONS[task.condition]
+                assert json.loads(task.config)["rotation"] == condition.distortion.rotation
+                assert json.loads(task.config)["elastic"] == condition.distortion.elastic
+                if condition.subset:
                     assert torch.equal(run.data.images[: len(subset)], subset.images)
                     assert torch.equal(run.data.labels[: len(subset)], subset.labels)
-                if arm.name == "synthetic-only":
+                if condition.name == "synthetic-only":
                     assert len(run.data) == 2 * len(subset)
                     assert not fingerprints(run.data.images) & fingerprints(TRAIN.images)
-                elif arm.other in ("subset", "pool", "everything", "real"):
+                elif condition.other in ("subset", "pool", "everything", "real"):
                     assert run.parts == [Part(len(subset), BATCH // 2), Part(2 * len(subset), BATCH // 2)]
-                elif not arm.other:
+                elif not condition.other:
                     assert run.parts is None
                     assert run.data.hash == subset.hash
-    seeds = {(c.subset.repetition, c.subset.per_class): c.seed for c in of_arms(study)}
+    seeds = {(c.subset.repetition, c.subset.per_class): c.seed for c in of_conditions(study)}
     assert len(set(seeds.values())) == len(seeds)
 
 
-def test_generators_see_what_their_arm_allows(watched: tuple[Study, dict[str, Fitted], list[Dataset]]) -> None:
+def test_generators_see_what_their_condition_allows(watched: tuple[Study, dict[str, Fitted], list[Dataset]]) -> None:
     study, fitted, _ = watched
-    trained = [cell for cell in study.plan.everything if isinstance(cell, Train)]
-    assert sorted(cell.regime for cell in trained) == ["everything", *["pool"] * 4, *["subset"] * 4]
+    trained = [task for task in study.plan.everything if isinstance(task, TrainGenerator)]
+    assert sorted(task.regime for task in trained) == ["everything", *["pool"] * 4, *["subset"] * 4]
     real = fingerprints(TRAIN.images)
-    for cell in trained:
-        data = fitted[cell.name].data
-        if cell.subset is None:
+    for task in trained:
+        data = fitted[task.name].data
+        if task.subset is None:
             assert data.hash == TRAIN.hash
             continue
-        subset = study.lab.subsets(cell.subset.repetition).take(cell.subset.per_class)
+        subset = study.context.subsets(task.subset.repetition).take(task.subset.per_class)
         mine = fingerprints(subset.images, subset.labels)
-        if cell.regime == "subset":
+        if task.regime == "subset":
             assert fingerprints(data.images, data.labels) == mine
         else:
             assert torch.equal(data.labels[: len(subset)], subset.labels)
@@ -185,8 +189,8 @@ def test_generators_see_what_their_arm_allows(watched: tuple[Study, dict[str, Fi
             assert not fingerprints(rest) & fingerprints(subset.images)
             assert not fingerprints(rest) - real
             assert len(rest) <= 40
-    more = next(c for c in of_arms(study) if c.arm == "more-real")
-    subset = study.lab.subsets(more.subset.repetition).take(more.subset.per_class)
+    more = next(c for c in of_conditions(study) if c.condition == "more-real")
+    subset = study.context.subsets(more.subset.repetition).take(more.subset.per_class)
     further = fitted[more.name].data.images[len(subset) :]
     assert not fingerprints(further) - (real - fingerprints(subset.images))
 
@@ -195,7 +199,7 @@ def test_the_test_split_is_looked_at_once_by_each_classifier(
     watched: tuple[Study, dict[str, Fitted], list[Dataset]],
 ) -> None:
     study, fitted, tested = watched
-    assert [data.hash for data in tested] == [TEST.hash] * len(of_arms(study))
+    assert [data.hash for data in tested] == [TEST.hash] * len(of_conditions(study))
     secret = fingerprints(TEST.images)
     for run in fitted.values():
         assert not fingerprints(run.data.images) & secret
@@ -206,7 +210,7 @@ def test_what_it_leaves_behind(watched: tuple[Study, dict[str, Fitted], list[Dat
     folder = study.folder
     figures = {"accuracy.png", "differences-classical.png", "differences-real.png", "images-2.png", "images-4.png"}
     assert {path.name for path in folder.iterdir()} == figures | {
-        "cells",
+        "records",
         "made",
         "results.json",
         "results.csv",
@@ -231,8 +235,8 @@ def test_what_it_leaves_behind(watched: tuple[Study, dict[str, Fitted], list[Dat
         with Image.open(folder / picture) as image:
             assert image.info["Source"].startswith("mnistgen augment tiny --data strokes --per-class 2 4")
     rows = list(csv.DictReader((folder / "results.csv").open()))
-    assert {row["real_share"] for row in rows if row["arm"] == "synthetic"} == {"0.5"}
-    assert {row["steps"] for row in rows if row["arm"] == "repeated"} == {"9"}
+    assert {row["real_fraction"] for row in rows if row["condition"] == "synthetic"} == {"0.5"}
+    assert {row["steps"] for row in rows if row["condition"] == "repeated"} == {"9"}
     for path in folder.rglob("*"):
         if path.is_file():
             assert str(folder.parent).encode() not in path.read_bytes(), path
@@ -240,36 +244,36 @@ def test_what_it_leaves_behind(watched: tuple[Study, dict[str, Fitted], list[Dat
 
 def test_known_numbers_are_of_the_nearest_neighbour(watched: tuple[Study, dict[str, Fitted], list[Dataset]]) -> None:
     study = watched[0]
-    for cell in study.plan.everything:
-        if isinstance(cell, Nearest) and not cell.shifted:
-            record = study.records.get(cell)
+    for task in study.plan.everything:
+        if isinstance(task, NearestNeighbour) and not task.shifted:
+            record = study.cache.get(task)
             assert record is not None
-            subset = study.lab.subsets(cell.subset.repetition).take(cell.subset.per_class)
+            subset = study.context.subsets(task.subset.repetition).take(task.subset.per_class)
             distances = torch.cdist(TEST.images.flatten(1).double(), subset.images.flatten(1).double())
             right = (subset.labels[distances.argmin(1)] == TEST.labels).double().mean()
             assert record.result["accuracy"] == pytest.approx(float(right))
-    assert not study.known  # they are of MNIST
+    assert not study.baselines  # they are of MNIST
 
 
-def test_another_ratio_changes_the_share_of_real_images_only_where_that_is_asked(tmp_path: Path) -> None:
-    design = {"per_class": (2,), "seeds": 1, "ratio": (0.5, 3.0), "arms": ("synthetic", "synthetic-only")}
-    for share, expected in ((0.25, {8}), ("ratio", {round(32 / 1.5), 8})):
-        study = small(tmp_path / str(share), real_share=share, **design)
-        assert {c.real for c in of_arms(study) if c.arm == "synthetic"} == expected
-        assert {c.real for c in of_arms(study) if c.arm == "synthetic-only"} == {0}
-        assert {o.real_share for o in study.outcomes if o.row.arm == "synthetic"} == {n / 32 for n in expected}
+def test_another_ratio_changes_the_fraction_of_real_images_only_where_that_is_asked(tmp_path: Path) -> None:
+    design = {"per_class": (2,), "seeds": 1, "ratio": (0.5, 3.0), "conditions": ("synthetic", "synthetic-only")}
+    for fraction, expected in ((0.25, {8}), ("ratio", {round(32 / 1.5), 8})):
+        study = small(tmp_path / str(fraction), real_fraction=fraction, **design)
+        assert {c.real for c in of_conditions(study) if c.condition == "synthetic"} == expected
+        assert {c.real for c in of_conditions(study) if c.condition == "synthetic-only"} == {0}
+        assert {o.real_fraction for o in study.outcomes if o.row.condition == "synthetic"} == {n / 32 for n in expected}
         assert {(o.row.ratio, o.other_images) for o in study.outcomes if o.row.model} == {(0.5, 10), (3.0, 60)}
-        drawn = [cell for cell in study.plan.everything if isinstance(cell, Draw)]
-        assert [cell.count for cell in drawn] == [60]  # once, for the largest
+        drawn = [task for task in study.plan.everything if isinstance(task, SampleImages)]
+        assert [task.count for task in drawn] == [60]  # once, for the largest
 
 
 def test_all_images_have_no_others_beside_them(tmp_path: Path) -> None:
-    study = small(tmp_path, per_class=(20, "all"), seeds=1, arms=("all",), pool=20, ratio=(1.0,))
+    study = small(tmp_path, per_class=(20, "all"), seeds=1, conditions=("all",), pool=20, ratio=(1.0,))
     gone = {"more-real", "leaking", "pool", "pseudo-labels"}
-    assert {o.row.arm for o in study.outcomes if o.row.per_class is None} == set(ARMS) - gone
+    assert {o.row.condition for o in study.outcomes if o.row.per_class is None} == set(CONDITIONS) - gone
     assert sum("at all images" in note for note in study.plan.notes) == len(gone)
     assert any("there are 10 further images of the rarest class, not 20" in note for note in study.plan.notes)
-    (more,) = [c for c in of_arms(study) if c.arm == "more-real"]
+    (more,) = [c for c in of_conditions(study) if c.condition == "more-real"]
     assert more.further == 10
 
 
@@ -285,23 +289,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def here(folder: Path, *arguments: str) -> str:
-    """What a command prints that is run in this process, as `mnistgen` of `command.py` runs it in another one."""
-    installed = environment(folder)["PYTHONPATH"].split(os.pathsep)[0]
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as text:
-        patch.chdir(folder)
-        patch.syspath_prepend(installed)
-        torch.set_num_threads(1)
-        assert main(list(arguments)) == 0
-    torch.set_num_threads(threads)
-    return text.getvalue()
-
-
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """The study that nothing interrupts."""
-    text = here(folder, "augment", "tiny", *ARGUMENTS, *ARMS_OF_TWO, "--out", "whole")
+    text = mnistgen(folder, "augment", "tiny", *ARGUMENTS, *CONDITIONS_OF_TWO, "--out", "whole")
     assert "estimate" in text
     assert "verdict     " in text
     return folder / "whole"
@@ -327,7 +318,7 @@ def replace(a, b):
     rename(a, b)
 os.replace = replace
 """,
-    # In the middle of training, in one of the cells.
+    # In the middle of training, in one of the tasks.
     "in a step": """
 import os, signal
 import mnistgen.training.loop
@@ -347,14 +338,14 @@ mnistgen.training.loop.Stepper = Killing
 @pytest.mark.parametrize(("where", "k"), [("before a rename", 15), ("in a step", 30)])
 def test_killed_and_resumed_is_as_if_nothing_had_happened(folder: Path, whole: Path, where: str, k: int) -> None:
     out = f"killed-{k}"
-    command = ("augment", "tiny", *ARGUMENTS, *ARMS_OF_TWO, "--out", out)
+    command = ("augment", "tiny", *ARGUMENTS, *CONDITIONS_OF_TWO, "--out", out)
     mnistgen(folder, *command, code=-signal.SIGKILL, script=KILLS[where].format(k=k))
-    done = {path: path.stat().st_mtime_ns for path in (folder / out / "cells").glob("[!.]*.json")}
-    total = len(list((whole / "cells").glob("*.json")))
+    done = {path: path.stat().st_mtime_ns for path in (folder / out / "records").glob("[!.]*.json")}
+    total = len(list((whole / "records").glob("*.json")))
     assert 0 < len(done) < total
     assert not (folder / out / "results.csv").exists()
-    text = here(folder, *command)
-    assert f"cells       {total}, {len(done)} of them done already" in text
+    text = mnistgen(folder, *command)
+    assert f"tasks       {total}, {len(done)} of them done already" in text
     assert {path: path.stat().st_mtime_ns for path in done} == done  # none was done again
     assert table(folder / out) == table(whole)
     assert {p.name for p in (folder / out).rglob("*")} == {p.name for p in whole.rglob("*")}
@@ -363,7 +354,7 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(folder: Path, whole: P
 def test_two_processes_find_what_one_finds(folder: Path, whole: Path) -> None:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mnistgen"]
     done = subprocess.run(
-        [sys.executable, *command, "augment", "tiny", *ARGUMENTS, *ARMS_OF_TWO, "--out", "two"],
+        [sys.executable, *command, "augment", "tiny", *ARGUMENTS, *CONDITIONS_OF_TWO, "--out", "two"],
         cwd=folder,
         env=environment(folder),
         capture_output=True,
@@ -375,64 +366,94 @@ def test_two_processes_find_what_one_finds(folder: Path, whole: Path) -> None:
     assert done.stdout.count("verdict     ") == 1
     assert "by 2 processes" in done.stdout
     assert table(folder / "two") == table(whole)
-    assert {p.name for p in (folder / "two" / "cells").iterdir()} == {p.name for p in (whole / "cells").iterdir()}
+    assert {p.name for p in (folder / "two" / "records").iterdir()} == {p.name for p in (whole / "records").iterdir()}
 
 
 @dataclass(frozen=True)
-class Task(Cell):
-    """A cell that does what it is told."""
+class Told(Task):
+    """A task that does what it is told."""
 
-    kind = "task"
+    kind = "told"
     word: str
-    before: tuple[Cell, ...] = ()
+    before: tuple[Task, ...] = ()
 
     @property
     def name(self) -> str:
         return self.word
 
-    def needs(self) -> tuple[Cell, ...]:
+    @property
+    def dependencies(self) -> tuple[Task, ...]:
         return self.before
 
-    def amounts(self, lab: Lab) -> dict[str, float]:
-        return {}
-
-    def run(self, bench: Bench) -> dict[str, Any]:
+    def run(self, context: StudyContext) -> dict[str, Any]:
         order.append(self.word)
         if self.word == "free":  # meanwhile, the other process finishes what it is at
-            bench.records.put(Task("theirs"), {}, Work(), "cpu")
+            context.cache.put(Told("theirs"), {}, 1.0, "cpu")
         return {}
 
 
 order: list[str] = []
 
 
+def told(folder: Path) -> tuple[StudyContext, Runner]:
+    """A process that shares a folder."""
+    train, test = dataset(20, 0, "train"), dataset(20, 1, "test")
+    context = StudyContext(train, test, {}, folder=folder, seed=0, device=torch.device("cpu"))
+    context.cache.open()
+    return context, Runner(context.cache, lambda task: 0.0, display=Display("test", quiet=True))
+
+
 def test_what_has_to_wait_for_another_process_is_put_off(tmp_path: Path) -> None:
     order.clear()
-    lab = Lab(dataset(20, 0, "train"), dataset(20, 1, "test"), {}, seed=0, device=torch.device("cpu"))
-    records, crew = Records(tmp_path, lab.frame), Alone()
-    records.open()
-    theirs, mine = Task("theirs"), Task("mine")
-    crew.count(records.key(theirs))  # the other process has begun it
-    tasks = [Task("waits", (theirs,)), Task("needs", (mine,)), Task("free"), Task("last", (mine, theirs))]
-    assert not Runner(lab, records, crew, Costs(lab, {})).run(tasks, [theirs, mine, *tasks])
-    assert order == ["mine", "needs", "free", "waits", "last"]
+    (context, runner), (other, _) = told(tmp_path), told(tmp_path)
+    theirs, mine = Told("theirs"), Told("mine")
+    with other.cache._claim(theirs):  # the other process has begun it
+        tasks = [Told("waits", (theirs,)), Told("depends", (mine,)), Told("free"), Told("last", (mine, theirs))]
+        runner.run(tasks, context)
+    assert not context.cache.failures([theirs, mine, *tasks])
+    assert order == ["mine", "depends", "free", "last", "waits"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from filelock import FileLock
+lock = FileLock(Path(sys.argv[1]))
+lock.acquire()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_had_claimed_is_done_by_another(tmp_path: Path) -> None:
+    order.clear()
+    context, runner = told(tmp_path)
+    path = context.cache.records / f".{context.cache.key(Told('alone'))}.lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert not context.cache.once(Told("alone"), context)
+        holder.kill()
+    runner.run([Told("alone")], context)
+    assert order == ["alone"]
+    assert [file.suffix for file in context.cache.records.iterdir()] == [".json"]
 
 
 DAMAGES: dict[str, Any] = {
     "no accuracy": lambda record: record["result"].pop("accuracy"),
     "accuracy in words": lambda record: record["result"].update(accuracy="high"),
     "accuracy NaN": lambda record: record["result"].update(accuracy=float("nan")),
-    "no seconds": lambda record: record.update(seconds={}),
+    "no seconds": lambda record: record.pop("seconds"),
     "seconds a list": lambda record: record.update(seconds=[1]),
     "no result": lambda record: record.pop("result"),
-    "another cell's": lambda record: record["spec"].update(seed=1),
+    "another task's": lambda record: record["spec"].update(seed=1),
 }
 
 
 def test_damaged_records_are_done_again_and_that_is_said(tmp_path: Path) -> None:
-    plain = small(tmp_path, per_class=(2,), seeds=1, arms=("real",))
-    cell = next(cell for cell in plain.plan.everything if isinstance(cell, Classify) and cell.arm == "real")
-    path = tmp_path / "cells" / f"{plain.records.key(cell)}.json"
+    plain = small(tmp_path, per_class=(2,), seeds=1, conditions=("real",))
+    task = next(task for task in plain.plan.everything if isinstance(task, Classify) and task.condition == "real")
+    path = tmp_path / "records" / f"{plain.cache.key(task)}.json"
     text = path.read_text()
 
     def damages() -> Iterator[str]:
@@ -444,11 +465,11 @@ def test_damaged_records_are_done_again_and_that_is_said(tmp_path: Path) -> None
 
     for damaged in damages():
         path.write_text(damaged)
-        records = Records(tmp_path, plain.lab.frame)
-        assert records.get(cell) is None, damaged[:100]
-        assert records.damaged.keys() == {str(path)}
+        cache = Cache(tmp_path, plain.context.frame)
+        assert cache.get(task) is None, damaged[:100]
+        assert cache.damaged.keys() == {str(path)}
     said: list[str] = []
-    study = small(tmp_path, per_class=(2,), seeds=1, arms=("real",), say=said.append)
+    study = small(tmp_path, per_class=(2,), seeds=1, conditions=("real",), say=said.append)
     assert f"note: {path} is damaged (" in "\n".join(said)
     assert not study.missing
     assert [o.accuracies for o in study.outcomes] == [o.accuracies for o in plain.outcomes]
@@ -460,10 +481,10 @@ def test_a_folder_of_other_things_stays_as_it_is(tmp_path: Path, only_plan: bool
         (tmp_path / name).write_text("the user's")
     with pytest.raises(UsageError, match=r"is no folder of a study\. Give --out a new folder"):
         small(tmp_path, only_plan=only_plan)
-    (tmp_path / "cells").mkdir()
-    (tmp_path / "cells" / "mine.failed").write_text("the user's")
-    small(tmp_path, per_class=(2,), seeds=1, arms=("real",), only_plan=only_plan)
-    for name in (".env.tmpl", "mine.failed", "cells/mine.failed"):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "mine.failed").write_text("the user's")
+    small(tmp_path, per_class=(2,), seeds=1, conditions=("real",), only_plan=only_plan)
+    for name in (".env.tmpl", "mine.failed", "records/mine.failed"):
         assert (tmp_path / name).read_text() == "the user's"
 
 
@@ -477,16 +498,16 @@ class Failing(Tiny):
 
 def test_a_model_that_fails_is_left_out_of_the_estimate(tmp_path: Path) -> None:
     said: list[str] = []
-    study = small(tmp_path, (Failing, Tiny), per_class=(2,), seeds=1, arms=("synthetic",), say=said.append)
+    study = small(tmp_path, (Failing, Tiny), per_class=(2,), seeds=1, conditions=("synthetic",), say=said.append)
     text = "\n".join(said)
-    assert "the estimate is without 'train failing', which fails: " in text
+    assert "the estimate is without 'generator failing', which fails: " in text
     assert "of the plugin" in text
     assert "estimate  " in text
     assert {o.row.model for o in study.outcomes} >= {"tiny"}
     assert all("failing" in failure.name for failure in study.failures)
 
 
-def test_a_cell_that_fails_ends_nothing_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_fails_ends_nothing_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Frail(Tiny):
         broken = True
 
@@ -495,12 +516,12 @@ def test_a_cell_that_fails_ends_nothing_and_is_tried_again(tmp_path: Path, monke
                 raise RuntimeError("no more ink")
             return super().sample(y, noise=noise, temperature=temperature)
 
-    design: dict[str, Any] = {"models": (Frail, Tiny), "per_class": (2,), "arms": ("synthetic",)}
+    design: dict[str, Any] = {"models": (Frail, Tiny), "per_class": (2,), "conditions": ("synthetic",)}
     study = small(tmp_path, **design)
     frail = [failure for failure in study.failures if "frail" in failure.name]
     assert len(study.failures) == len(frail) == study.missing == 4  # images and a classifier, twice
     assert all("RuntimeError: no more ink" in f.why for f in frail if f.name.endswith("-images"))
-    assert all("needs r" in failure.why for failure in frail if not failure.name.endswith("-images"))
+    assert all("depends on r" in failure.why for failure in frail if not failure.name.endswith("-images"))
     assert {o.row.model for o in study.outcomes} == {"", "tiny"}
     report = (tmp_path / "report.md").read_text()
     assert "failed: r0-n2-frail-subset-images: sample() of Frail fails: RuntimeError: no more ink" in report
@@ -512,25 +533,25 @@ def test_a_cell_that_fails_ends_nothing_and_is_tried_again(tmp_path: Path, monke
 
 
 def test_a_folder_is_taken_up_with_another_design(tmp_path: Path) -> None:
-    first = small(tmp_path, per_class=(2,), seeds=1, arms=("synthetic",))
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
-    more = small(tmp_path, per_class=(2, 4), seeds=2, arms=("synthetic", "affine"), ratio=(1.0, 2.0))
+    first = small(tmp_path, per_class=(2,), seeds=1, conditions=("synthetic",))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()}
+    more = small(tmp_path, per_class=(2, 4), seeds=2, conditions=("synthetic", "affine"), ratio=(1.0, 2.0))
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(more.plan.everything) > len(first.plan.everything)
-    small(tmp_path, per_class=(2,), seeds=1, arms=("synthetic",), classifier_steps=6)  # another recipe: done anew
-    names = {path.name for path in (tmp_path / "cells").iterdir()}
+    small(tmp_path, per_class=(2,), seeds=1, conditions=("synthetic",), classifier_steps=6)  # another recipe: done anew
+    names = {path.name for path in (tmp_path / "records").iterdir()}
     assert sum(name.startswith("r0-n2-logistic-real") for name in names) == 2
     damaged = next(path for path in before if "logistic-real" in path.name)  # not one that nothing needs any more
     damaged.write_text("{")
-    again = small(tmp_path, per_class=(2,), seeds=1, arms=("synthetic",))
+    again = small(tmp_path, per_class=(2,), seeds=1, conditions=("synthetic",))
     assert not again.missing
     assert json.loads(damaged.read_text())["key"] == damaged.stem
 
 
 def test_a_larger_ratio_beside_it_leaves_a_result_as_it_is(tmp_path: Path) -> None:
-    design: dict[str, Any] = {"per_class": (2,), "seeds": 1, "arms": ("synthetic",)}
+    design: dict[str, Any] = {"per_class": (2,), "seeds": 1, "conditions": ("synthetic",)}
     small(tmp_path, ratio=(2.0,), **design)
-    (path,) = (tmp_path / "cells").glob("*-synthetic-tiny-x2-*.json")
+    (path,) = (tmp_path / "records").glob("*-synthetic-tiny-x2-*.json")
     before = path.stat().st_mtime_ns
     study = small(tmp_path, ratio=(2.0, 3.0), **design)
     assert path.stat().st_mtime_ns == before
@@ -547,34 +568,34 @@ def test_a_budget_is_kept(tmp_path: Path) -> None:
     assert not small(tmp_path, budget=600.0).missing
 
 
-def test_what_fits_into_a_budget_is_done_though_earlier_cells_do_not(
+def test_what_fits_into_a_budget_is_done_though_earlier_tasks_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def long(cell: Cell) -> bool:
-        return isinstance(cell, Train) and cell.regime == "everything"
+    def long(task: Task) -> bool:
+        return isinstance(task, TrainGenerator) and task.regime == "everything"
 
     with monkeypatch.context() as patch:
-        patch.setattr(Costs, "seconds", lambda _, cell: 1e6 * long(cell))
+        patch.setattr(Costs, "__call__", lambda _, task: 1e6 * long(task))
         study = small(tmp_path, budget=600.0)
     assert long(study.plan.everything[0])
-    left = [cell for cell in study.plan.everything if study.records.get(cell) is None]
+    left = [task for task in study.plan.everything if study.cache.get(task) is None]
     assert sum(map(long, left)) == 1  # one for the whole study
-    assert all(long(cell) or any(map(long, _all_needs(cell))) for cell in left)
+    assert all(long(task) or any(map(long, _all_dependencies(task))) for task in left)
     assert not small(tmp_path, budget=600.0).missing
 
 
-def test_what_a_finished_cell_needed_is_not_made_again(tmp_path: Path) -> None:
+def test_what_a_finished_task_needed_is_not_made_again(tmp_path: Path) -> None:
     whole = small(tmp_path)
-    images = [cell for cell in whole.plan.everything if isinstance(cell, Draw)]
-    for cell in images:
-        whole.records.made(cell).unlink()
+    images = [task for task in whole.plan.everything if isinstance(task, SampleImages)]
+    for task in images:
+        whole.cache.made(task).unlink()
     small(tmp_path)
     assert images
-    assert not any(whole.records.made(cell).exists() for cell in images)
+    assert not any(whole.cache.made(task).exists() for task in images)
 
 
-def _all_needs(cell: Cell) -> list[Cell]:
-    return [found for need in cell.needs() for found in (need, *_all_needs(need))]
+def _all_dependencies(task: Task) -> list[Task]:
+    return [found for need in task.dependencies for found in (need, *_all_dependencies(need))]
 
 
 def test_a_plan_says_what_is_asked_and_does_nothing(tmp_path: Path) -> None:
@@ -582,14 +603,14 @@ def test_a_plan_says_what_is_asked_and_does_nothing(tmp_path: Path) -> None:
     study = small(tmp_path / "plan", only_plan=True, say=said.append)
     assert study.missing == len(study.plan.everything)
     assert not (tmp_path / "plan").exists()
-    titles = ["question", "models", "classifiers", "sizes", "arms", "trainings", "cells", "estimate"]
+    titles = ["question", "models", "classifiers", "sizes", "conditions", "trainings", "tasks", "estimate"]
     assert [line.split()[0] for line in said] == titles
     text = "\n".join(said)
     for part in (
         "does synthetic data help",
         "tiny",
         "logistic",
-        "2, 4 real images a class, 2 times",
+        "2, 4 real images per class, 2 times",
         "real + synthetic",
     ):
         assert part in text
@@ -597,38 +618,35 @@ def test_a_plan_says_what_is_asked_and_does_nothing(tmp_path: Path) -> None:
 
 # Leaks.
 
-ONE_MORE = """
-from mnistgen.experiments import cells
-plain = cells.Train.training_images
-def leaky(self, bench):
-    data, about = plain(self, bench)
-    place = bench.lab.subsets(self.subset.repetition).places(1, skip=self.subset.per_class)[:1]
-    return cells.joined(data, bench.lab.train.subset(place)), about
-cells.Train.training_images = leaky
-"""
 
+def test_one_image_from_outside_the_subset_ends_the_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = TrainGenerator.training_images
 
-def test_one_image_from_outside_the_subset_ends_the_study(folder: Path) -> None:
-    text = mnistgen(
-        folder, "augment", "tiny", *ARGUMENTS, "--arms", "synthetic", "--out", "leak", code=1, script=ONE_MORE
-    )
+    def leaky(self: TrainGenerator, context: StudyContext) -> tuple[Dataset, dict[str, Any]]:
+        data, about = plain(self, context)
+        assert self.subset is not None
+        place = context.subsets(self.subset.repetition).places(1, skip=self.subset.per_class or 0)[:1]
+        return tasks.joined(data, context.train.subset(place)), about
+
+    monkeypatch.setattr(TrainGenerator, "training_images", leaky)
+    text = mnistgen(folder, "augment", "tiny", *ARGUMENTS, "--conditions", "synthetic", "--out", "leak", code=1)
     assert "trained on 1 images from outside the subset of 20" in text
     assert "The study stops" in text
     assert not (folder / "leak" / "report.md").exists()
     assert not list((folder / "leak" / "made").iterdir())
-    done = {json.loads(path.read_text())["kind"] for path in (folder / "leak" / "cells").glob("*.json")}
+    done = {json.loads(path.read_text())["kind"] for path in (folder / "leak" / "records").glob("*.json")}
     assert not done & {"generator", "images"}
 
 
 def test_a_generator_of_other_images_is_not_drawn_from(tmp_path: Path) -> None:
-    design: dict[str, Any] = {"per_class": (2,), "seeds": 1, "arms": ("synthetic",)}
+    design: dict[str, Any] = {"per_class": (2,), "seeds": 1, "conditions": ("synthetic",)}
     study = small(tmp_path, **design)
-    (generator,) = [cell for cell in study.plan.everything if isinstance(cell, Train)]
-    path = tmp_path / "cells" / f"{study.records.key(generator)}.json"
+    (generator,) = [task for task in study.plan.everything if isinstance(task, TrainGenerator)]
+    path = tmp_path / "records" / f"{study.cache.key(generator)}.json"
     record = json.loads(path.read_text())
     record["result"]["trained_on"] = "0" * 16
     path.write_text(json.dumps(record))
-    next((tmp_path / "cells").glob("*-synthetic-*.json")).unlink()
+    next((tmp_path / "records").glob("*-synthetic-*.json")).unlink()
     with pytest.raises(LeakageError, match="on other images than the subset"):
         small(tmp_path, **design)
 
@@ -636,12 +654,12 @@ def test_a_generator_of_other_images_is_not_drawn_from(tmp_path: Path) -> None:
 def test_an_image_from_outside_the_training_split_ends_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leaky(self: Train, bench: Bench) -> tuple[Dataset, dict[str, Any]]:
-        return cells.joined(bench.lab.train, bench.lab.test.subset(torch.tensor([3]))), {}
+    def leaky(self: TrainGenerator, context: StudyContext) -> tuple[Dataset, dict[str, Any]]:
+        return tasks.joined(context.train, context.test.subset(torch.tensor([3]))), {}
 
-    monkeypatch.setattr(Train, "training_images", leaky)
+    monkeypatch.setattr(TrainGenerator, "training_images", leaky)
     with pytest.raises(LeakageError, match="1 images that are not in the train split"):
-        small(tmp_path, arms=("leaking",), seeds=1)
+        small(tmp_path, conditions=("leaking",), seeds=1)
 
 
 # Synthetic images.
@@ -678,21 +696,20 @@ def oracle() -> Classifier:
 
 
 def test_the_filter_keeps_what_the_labeller_sees_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Label, "model", lambda self, bench: oracle())
+    monkeypatch.setattr(TrainLabeller, "model", lambda self, context: oracle())
     drawn: dict[float, Dataset] = {}
     for least in (0.0, 0.9):
         out = tmp_path / str(least)
-        study = small(out, (Half,), per_class=(3,), seeds=1, arms=("synthetic",), filter=least)
+        study = small(out, (Half,), per_class=(3,), seeds=1, conditions=("synthetic",), filter=least)
         assert not study.failures
-        (cell,) = [cell for cell in study.plan.everything if isinstance(cell, Draw)]
-        record = study.records.get(cell)
+        (task,) = [task for task in study.plan.everything if isinstance(task, SampleImages)]
+        record = study.cache.get(task)
         assert record is not None
-        bench = Bench(study.lab, study.records, Work(), lambda done: None)
-        drawn[least] = cell.images(bench, 60)
+        drawn[least] = task.images(study.context, 60)
         assert torch.equal(drawn[least].labels, torch.arange(60) % 10)
-        assert cell.images(bench, 25).hash == drawn[least].subset(torch.arange(25)).hash
+        assert task.images(study.context, 25).hash == drawn[least].subset(torch.arange(25)).hash
         assert record.result["kept"] == (1 if not least else pytest.approx(60 / record.result["drawn"]))
-        labellers = [cell for cell in study.plan.everything if isinstance(cell, Label)]
+        labellers = [task for task in study.plan.everything if isinstance(task, TrainLabeller)]
         assert len(labellers) == bool(least)
     right = {least: (d.images[:, 0, 0, :10].argmax(1) == d.labels).double().mean() for least, d in drawn.items()}
     assert right[0.9] == 1
@@ -702,17 +719,17 @@ def test_the_filter_keeps_what_the_labeller_sees_as_asked(tmp_path: Path, monkey
 
 def test_a_labeller_has_seen_its_subset_alone(watched: tuple[Study, dict[str, Fitted], list[Dataset]]) -> None:
     study, fitted, _ = watched
-    for cell in study.plan.everything:
-        if isinstance(cell, Label):
-            subset = study.lab.subsets(cell.subset.repetition).take(cell.subset.per_class)
-            assert fitted[cell.name].data.hash == subset.hash
+    for task in study.plan.everything:
+        if isinstance(task, TrainLabeller):
+            subset = study.context.subsets(task.subset.repetition).take(task.subset.per_class)
+            assert fitted[task.name].data.hash == subset.hash
 
 
 def test_a_filter_that_lets_nothing_through_fails_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Label, "model", lambda self, bench: build_classifier("logistic"))
-    study = small(tmp_path, (Half,), per_class=(3,), seeds=1, arms=("synthetic",), filter=0.999)
+    monkeypatch.setattr(TrainLabeller, "model", lambda self, context: build_classifier("logistic"))
+    study = small(tmp_path, (Half,), per_class=(3,), seeds=1, conditions=("synthetic",), filter=0.999)
     assert any("none of class" in failure.why and "--filter" in failure.why for failure in study.failures)
-    assert {o.row.arm for o in study.outcomes} == {"real", "classical"}
+    assert {o.row.condition for o in study.outcomes} == {"real", "classical"}
 
 
 # Asking for it.
@@ -728,8 +745,10 @@ def test_models_that_a_study_cannot_take(tmp_path: Path) -> None:
 
 
 def test_a_models_hyperparameters_can_be_given(tmp_path: Path) -> None:
-    study = small(tmp_path, per_class=(2,), seeds=1, arms=("synthetic",), configs={"tiny": TinyConfig(latent_dim=5)})
-    (generator,) = [cell for cell in study.plan.everything if isinstance(cell, Train)]
+    study = small(
+        tmp_path, per_class=(2,), seeds=1, conditions=("synthetic",), configs={"tiny": TinyConfig(latent_dim=5)}
+    )
+    (generator,) = [task for task in study.plan.everything if isinstance(task, TrainGenerator)]
     assert json.loads(generator.config)["latent_dim"] == 5
     assert json.loads((tmp_path / "results.json").read_text())["design"]["configs"]["tiny"]["latent_dim"] == 5
 
@@ -744,9 +763,19 @@ def test_wrong_usage(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "Did you mean 'vae'" in said("vea", code=2)
     assert "--per-class ten" in said("vae", "--per-class", "ten", code=2)
     assert "no length of time" in said("vae", *ARGUMENTS, "--budget", "soon", code=2)
-    assert "--loop is -1" in said("vae", "--loop", "-1", code=2)
+    assert "--generations is -1" in said("vae", "--generations", "-1", code=2)
+    assert "note: --loop is called --generations now" in said("vae", "--loop=-1", code=2)
     text = said("--help", code=0)
-    for flag in ("--per-class", "--ratio", "--seeds", "--classifier", "--budget", "--arms", "--loop", "--mode"):
+    for flag in (
+        "--per-class",
+        "--ratio",
+        "--seeds",
+        "--classifier",
+        "--budget",
+        "--conditions",
+        "--generations",
+        "--mode",
+    ):
         assert flag in text
     assert "examples:" in text
     text = said("vae", *ARGUMENTS, "--out", "planned", "--plan", code=0)

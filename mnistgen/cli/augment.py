@@ -4,7 +4,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 from rich.table import Table
@@ -13,15 +13,10 @@ from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.training_run import parse_duration
 from mnistgen.console import duration, out
 from mnistgen.errors import UsageError
-from mnistgen.experiments import recipe
-from mnistgen.experiments.arms import ARMS, DEFAULT_ARMS
-from mnistgen.experiments.design import Size
-from mnistgen.experiments.found import Study
-from mnistgen.experiments.generations import Loop
-from mnistgen.experiments.generations_run import loop
-from mnistgen.experiments.report import percent
-from mnistgen.experiments.results import REFERENCES, points
-from mnistgen.experiments.study import augment
+from mnistgen.experiments import Loop, Study, augment, loop, protocol
+from mnistgen.experiments.analysis import REFERENCES, percent, points
+from mnistgen.experiments.plan import Size
+from mnistgen.experiments.protocol import CONDITIONS, DEFAULT_CONDITIONS, Mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +26,21 @@ class AugmentOptions(Reading):
     The same command again goes on where it was interrupted. Under torchrun the processes share the work.
     """
 
+    former: ClassVar[dict[str, str]] = {"arms": "conditions", "real_share": "real_fraction", "loop": "generations"}
+
     models: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL ...", help_behavior_hint="")
     ] = ()
     """Models whose images are tried, by name (see `mnistgen models`); default: flow and vae, where installed."""
     per_class: tuple[str, ...] | None = None
-    """Real images a class, or all; default: 10 100 (with --loop: 100)."""
-    ratio: tuple[float, ...] = (recipe.RATIO,)
+    """Real images per class, or all; default: 10 100 (with --generations: 100)."""
+    ratio: tuple[float, ...] = (protocol.RATIO,)
     """Synthetic images for each real one."""
     seeds: int | None = None
-    """Repetitions, each with other subsets, generators and classifiers; default: 5 (with --loop: 1)."""
-    classifier: tuple[Literal["cnn", "lenet", "mlp", "logistic"], ...] = recipe.CLASSIFIERS  # type: ignore[assignment]
+    """Repetitions, each with other subsets, generators and classifiers; default: 5 (with --generations: 1)."""
+    classifier: tuple[Literal["cnn", "lenet", "mlp", "logistic"], ...] = protocol.CLASSIFIERS  # type: ignore[assignment]
     """Classifiers to train."""
-    arms: tuple[str, ...] = DEFAULT_ARMS
+    conditions: tuple[str, ...] = DEFAULT_CONDITIONS
     """What is compared, of: real affine classical repeated synthetic classical-synthetic synthetic-only more-real
     leaking pool pseudo-labels; or all. real and classical always are."""
     budget: str | None = None
@@ -52,24 +49,24 @@ class AugmentOptions(Reading):
     """Folder of the records and the report; default: runs/augment-DATASET (runs/loop-DATASET)."""
     data: str = "mnist"
     """Dataset name (see `mnistgen data --help`) or a path, with a training and a test split."""
-    real_share: float | Literal["ratio"] = recipe.REAL_SHARE
-    """Share of real images in a batch that has others, too; ratio: as the ratio makes it."""
+    real_fraction: float | Literal["ratio"] = protocol.REAL_FRACTION
+    """Fraction of real data in a batch that has other images, too; ratio: as the ratio makes it."""
     filter: float = 0.0
     """Keep synthetic images where a cnn trained on the same subset sees what was asked for with at least this
     confidence; 0 keeps all."""
-    pool: int = recipe.POOL
-    """Training images that the unlabelled-pool arms may use without their labels."""
+    pool: int = protocol.POOL
+    """Training images that the conditions with an unlabelled pool may use without their labels."""
     generator_steps: int | None = None
     """Steps of a generator; default: 80 times the cube root of its labelled images."""
     classifier_steps: int | None = None
-    """Steps of a classifier, in all arms; default: 30 times the square root of the subset's images."""
-    loop: int = 0
-    """Another study instead: train a model on its own output for so many generations."""
-    mode: recipe.Mode = "replace"
-    """What a generation of the loop learns from: only what the one before drew, the subset and all drawn since, or what
-    the one before drew and fresh real images."""
+    """Steps of a classifier, in all conditions; default: 30 times the square root of the subset's images."""
+    generations: int = 0
+    """Self-consuming training instead: train a model on its own output for so many generations."""
+    mode: Mode = "replace"
+    """With --generations, what a generation learns from: only what the one before drew, the subset and all drawn since,
+    or what the one before drew and fresh real images."""
     guidance: float | None = None
-    """Of the loop with guidance; default: the model's own."""
+    """With --generations, the guidance that is compared with none; default: the model's own."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic; auto: bfloat16 where the hardware computes in it."""
     plan: bool = False
@@ -88,21 +85,21 @@ class AugmentOptions(Reading):
 
 
 EXAMPLES = """
-mnistgen augment                                        flow and vae, 10 and 100 images a class, 5 seeds
+mnistgen augment                                        flow and vae, 10 and 100 images per class, 5 seeds
 torchrun --nproc-per-node 2 -m mnistgen augment         the same by two processes; again to go on after a kill
 mnistgen augment vae --plan                             what that would be, and how long it takes
 mnistgen augment vae --per-class 10 50 100 500 1000 all --ratio 0.5 1 2 5 10 --seeds 10 --budget 8h
-mnistgen augment vae --classifier cnn lenet --arms all --out runs/everything
-mnistgen augment vae --loop 5 --mode accumulate         trained on its own output
+mnistgen augment vae --classifier cnn lenet --conditions all --out runs/everything
+mnistgen augment vae --generations 5 --mode accumulate  trained on its own output
 """
 
 
 def run(arguments: list[str], prog: str) -> int:
     options = parse(AugmentOptions, arguments, prog=prog, examples=EXAMPLES)
-    if options.loop < 0:
-        raise UsageError(f"--loop is {options.loop}; it must be zero or more.")
+    if options.generations < 0:
+        raise UsageError(f"--generations is {options.generations}; it must be zero or more.")
     try:
-        return _loop(options) if options.loop else _augment(options)
+        return _loop(options) if options.generations else _augment(options)
     except KeyboardInterrupt:
         if _first():
             print("What is done is kept; the same command goes on.", file=sys.stderr)
@@ -123,12 +120,12 @@ def _augment(options: AugmentOptions) -> int:
         quiet=options.quiet,
         say=_say,
         only_plan=options.plan,
-        per_class=options.sizes(recipe.SIZES),
+        per_class=options.sizes(protocol.SIZES),
         ratio=options.ratio,
-        seeds=recipe.SEEDS if options.seeds is None else options.seeds,
+        seeds=protocol.SEEDS if options.seeds is None else options.seeds,
         classifiers=options.classifier,
-        arms=options.arms,
-        real_share=options.real_share,
+        conditions=options.conditions,
+        real_fraction=options.real_fraction,
         filter=options.filter,
         pool=options.pool,
         generator_steps=options.generator_steps,
@@ -143,7 +140,7 @@ def _augment(options: AugmentOptions) -> int:
 def _loop(options: AugmentOptions) -> int:
     found = loop(
         options.models,
-        generations=options.loop,
+        generations=options.generations,
         mode=options.mode,
         per_class=options.sizes((100,)),
         seeds=1 if options.seeds is None else options.seeds,
@@ -180,8 +177,14 @@ def _print(study: Study) -> None:
     compared = {(c.row, c.against): c for c in study.comparisons}
     places = list(dict.fromkeys((o.row.classifier, o.row.size) for o in study.outcomes))
     for classifier, size in places:
-        table = Table(f"{classifier}, {size} a class", box=None, pad_edge=False)
-        for column in ("n", "accuracy", *(f"against {ARMS[reference].title}" for reference in REFERENCES), "p", "cost"):
+        table = Table(f"{classifier}, {size} per class", box=None, pad_edge=False)
+        for column in (
+            "n",
+            "accuracy",
+            *(f"against {CONDITIONS[reference].title}" for reference in REFERENCES),
+            "p",
+            "cost",
+        ):
             table.add_column(column, justify="right")
         for o in study.outcomes:
             if (o.row.classifier, o.row.size) == (classifier, size):
@@ -191,11 +194,10 @@ def _print(study: Study) -> None:
                 cells = (o.row.title, str(o.accuracy.n), percent(o.accuracy), *differences, p, duration(o.seconds))
                 table.add_row(*cells)
         console.print(table)
-    for known in study.known:
-        weak = "  (weak: a gain over it means nothing)" if known.weak else ""
-        console.print(
-            f"known       {known.what}, {known.size} a class: {known.known:.1%}, here {known.found.mean:.1%}{weak}"
-        )
+    for baseline in study.baselines:
+        weak = "  (weak: a gain over it means nothing)" if baseline.weak else ""
+        where = f"{baseline.what}, {baseline.size} per class"
+        console.print(f"published   {where}: {baseline.published:.1%}, here {baseline.found.mean:.1%}{weak}")
     _print_end(study.missing, [f"{failure.name}: {failure.why}" for failure in study.failures])
     console.print(f"verdict     {study.verdict}", markup=False)
     console.print(f"report      {study.folder / 'report.md'}", markup=False)
@@ -203,7 +205,7 @@ def _print(study: Study) -> None:
 
 def _print_loop(found: Loop) -> None:
     console = out()
-    table = Table("model", "a class", "guidance", "generation", box=None, pad_edge=False)
+    table = Table("model", "per class", "guidance", "generation", box=None, pad_edge=False)
     for column in ("FID", "coverage", "CAS"):
         table.add_column(column, justify="right")
     for line in found.lines:
@@ -220,4 +222,4 @@ def _print_end(missing: int, failures: list[str]) -> None:
     for failure in failures:
         console.print(f"failed      {failure}", markup=False)
     if missing:
-        console.print(f"missing     {missing} cells; the same command goes on", markup=False)
+        console.print(f"missing     {missing} tasks; the same command goes on", markup=False)

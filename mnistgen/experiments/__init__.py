@@ -1,25 +1,23 @@
-"""Does synthetic data help? The augmentation study, with its controls, and the loop of models trained on models.
+"""Does synthetic data help? The augmentation study, with its controls, and self-consuming training.
 
-`arms` says what is compared and `recipe` everything that is fixed in advance. `design` turns that into `cells`, each of
-which is done once by the `runner`, on one or several processes (`crew`), and recorded for good (`records`). `results`
-and `statistics` say what it came to, `report` and `figures` show it. `subsets` holds every generator to its images.
+`protocol` says what is compared and everything that is fixed in advance. `plan` turns that into `tasks`, each of which
+is done once and recorded for good (`cache`). `analysis` says what it came to, `report` and `figures` show it, and `api`
+runs it all. `subsets` holds every generator to its images.
 """
 
-from mnistgen.experiments.arms import ARMS, DEFAULT_ARMS, Arm
-from mnistgen.experiments.design import Design
-from mnistgen.experiments.found import Study
-from mnistgen.experiments.generations import Loop
-from mnistgen.experiments.generations_run import loop
-from mnistgen.experiments.results import Comparison, Outcome
-from mnistgen.experiments.study import augment
+from mnistgen.experiments.analysis import Comparison, Loop, Outcome, Study
+from mnistgen.experiments.api import augment, loop
+from mnistgen.experiments.plan import Design, LoopDesign
+from mnistgen.experiments.protocol import CONDITIONS, DEFAULT_CONDITIONS, Condition
 
 __all__ = [
-    "ARMS",
-    "DEFAULT_ARMS",
-    "Arm",
+    "CONDITIONS",
+    "DEFAULT_CONDITIONS",
     "Comparison",
+    "Condition",
     "Design",
     "Loop",
+    "LoopDesign",
     "Outcome",
     "Study",
     "augment",

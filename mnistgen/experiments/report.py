@@ -1,187 +1,228 @@
-"""The report of a study: everything it found as JSON, CSV, Markdown and figures, in its folder."""
+"""The reports of a study: everything it found as JSON, CSV, Markdown and figures, in its folder."""
 
 import csv
 import importlib.metadata
 import io
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mnistgen.console import duration
 from mnistgen.data import Dataset
-from mnistgen.experiments import recipe
-from mnistgen.experiments.arms import ARMS, CLASSICAL, REAL
-from mnistgen.experiments.cells import Draw, Train, read_images
-from mnistgen.experiments.figures import draw_accuracies, draw_differences, draw_images
-from mnistgen.experiments.found import Study
-from mnistgen.experiments.results import (
-    REFERENCES,
-    Comparison,
-    as_numbers,
-    difference_numbers,
-    points,
-)
-from mnistgen.experiments.statistics import Interval
+from mnistgen.experiments import protocol
+from mnistgen.experiments.analysis import REFERENCES, SCORES, Comparison, Loop, Results, Study, percent, points
+from mnistgen.experiments.figures import draw_accuracies, draw_differences, draw_images, draw_loop
+from mnistgen.experiments.plan import Design
+from mnistgen.experiments.protocol import CLASSICAL, CONDITIONS
+from mnistgen.experiments.tasks import SampleImages, TrainGenerator, read_images
 from mnistgen.files import atomic_file
 
-
-def write_report(study: Study) -> None:
-    """Write results.json, results.csv, differences.csv, report.md and the figures of what is done so far."""
-    folder = study.folder
-    write_text(folder / "results.json", json.dumps(everything(study), indent=1) + "\n")
-    write_text(folder / "results.csv", table_csv([as_numbers(outcome) for outcome in study.outcomes]))
-    write_text(folder / "differences.csv", table_csv([difference_numbers(c) for c in study.comparisons]))
-    about = {"Software": "mnistgen", "Source": command(study), "Hash": study.lab.train.hash}
-    pictures = _figures(study, about)
-    write_text(folder / "report.md", markdown(study, pictures))
+FORMS = {"fid": ".3g", "coverage": ".3f", "cas": ".2%"}
+MODES = {
+    "replace": "what the generation before drew",
+    "accumulate": "the subset and all that has been drawn since",
+    "fresh": "what the generation before drew and as many real images that no generation has seen",
+}
+FLAGS = {"classifiers": "classifier"}  # of a design's fields, where they are called otherwise
+Figures = Mapping[str, Callable[[Path, Mapping[str, str]], None]]
 
 
-def everything(study: Study) -> dict[str, Any]:
-    """The whole study for JSON."""
-    return {
-        "verdict": study.verdict,
-        "command": command(study),
-        "design": study.design.to_dict(),
-        "data": study.lab.frame,
-        "versions": {name: importlib.metadata.version(name) for name in ("mnistgen", "torch", "scipy")},
-        "level": recipe.LEVEL,
-        "power": recipe.POWER,
-        "effect": recipe.EFFECT,
-        "outcomes": [as_numbers(o) | {"accuracies": o.accuracies} for o in study.outcomes],
-        "comparisons": [difference_numbers(c) for c in study.comparisons],
-        "known": [asdict(k) | {"found": k.found._asdict(), "weak": k.weak} for k in study.known],
-        "subsets": [asdict(subset) for subset in study.plan.subsets],
-        "generators": [_about_generator(study, cell) for cell in _done(study, Train)],
-        "notes": list(study.plan.notes),
-        "failures": [failure._asdict() for failure in study.failures],
-        "cells": {"done": study.done, "missing": study.missing},
-        "seconds": round(study.seconds, 1),
-    }
+def write_report(found: Results[Any]) -> None:
+    """Write all numbers as JSON and CSV, the report, and the figures of what is done so far."""
+    if isinstance(found, Study):
+        tables: dict[str, Sequence[Any]] = {"results": found.outcomes, "differences": found.comparisons}
+        name, content, figures = "results", _study_numbers(found), _study_figures(found)
+        text = study_markdown(found, list(figures))
+    else:
+        assert isinstance(found, Loop)
+        tables = {"loop": found.lines}
+        name, content, figures = "loop", _loop_numbers(found), _loop_figures(found)
+        text = loop_markdown(found, list(figures))
+    files = {f"{table}.csv": _csv([row.to_dict() for row in rows]) for table, rows in tables.items()}
+    report = "report.md" if name == "results" else "loop.md"
+    for path, lines in {f"{name}.json": json.dumps(content, indent=1) + "\n", **files, report: text}.items():
+        with atomic_file(found.folder / path) as temporary:
+            temporary.write_text(lines, "utf-8")
+    about = {"Software": "mnistgen", "Source": command(found), "Hash": found.context.train.hash}
+    for path, draw in figures.items():
+        draw(found.folder / path, about)
 
 
-def command(study: Study) -> str:
+def command(found: Results[Any]) -> str:
     """The command that repeats the study; where its files lie is left out."""
-    design, frame = study.design, study.lab.frame
+    design, frame = found.design, found.context.frame
     words = ["mnistgen", "augment", *design.models]
     if frame["dataset"] != "mnist":
-        words += ["--data", frame["dataset"]]
-    words += ["--per-class", *map(str, design.per_class), "--ratio", *(f"{ratio:g}" for ratio in design.ratio)]
-    words += ["--seeds", str(design.seeds), "--classifier", *design.classifiers]
-    words += ["--arms", *(arm.name for arm in design.chosen_arms), "--real-share", str(design.real_share)]
-    if design.filter:
-        words += ["--filter", f"{design.filter:g}"]
-    if design.pool != recipe.POOL:
-        words += ["--pool", str(design.pool)]
-    for name in ("generator_steps", "classifier_steps"):
-        if (steps := getattr(design, name)) is not None:
-            words += [f"--{name.replace('_', '-')}", str(steps)]
+        words += ["--data", str(frame["dataset"])]
+    always = ("per_class", "ratio", "seeds", "classifiers", "conditions", "real_fraction", "generations", "mode")
+    for name, field in type(design).__dataclass_fields__.items():
+        value = getattr(design, name)
+        if name in ("models", "configs", "scored", "cas_steps") or (name not in always and value == field.default):
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        shown = [f"{one:g}" if isinstance(one, float) else str(one) for one in values]
+        words += [f"--{FLAGS.get(name, name).replace('_', '-')}", *shown]
     return shlex.join([*words, "--seed", str(frame["seed"])])
 
 
-def markdown(study: Study, pictures: Sequence[str]) -> str:
-    """The report as text."""
-    design, frame = study.design, study.lab.frame
-    repetitions = "1 repetition" if design.seeds == 1 else f"{design.seeds} repetitions"
-    lines = ["# Does synthetic data help?", "", f"**{study.verdict}**", ""]
-    lines += [
-        f"{frame['dataset']} (training {frame['train']}, test {frame['test']}), {repetitions}, seed "
-        f"{frame['seed']}, {frame['precision']}. By `{command(study)}`; {study.done} cells in "
-        f"{duration(study.seconds)} of computing{f', {study.missing} still missing' if study.missing else ''}.",
+def study_markdown(study: Study, pictures: Sequence[str]) -> str:
+    """The report of an augmentation study as text."""
+    design, frame = study.design, study.context.frame
+    missing = f", {study.missing} still missing" if study.missing else ""
+    fractions = sorted({o.real_fraction for o in study.outcomes if 0 < o.real_fraction < 1})
+    fraction = " or ".join(f"{fraction:.0%}" for fraction in fractions) if fractions else "alone"
+    kept = (
+        f". Synthetic images are kept where a {protocol.LABELLER} trained on the same subset sees what was asked for "
+        f"with a confidence of {design.filter:g}"
+    )
+    lines = [
+        "# Does synthetic data help?",
+        "",
+        f"**{study.verdict}**",
+        "",
+        f"{frame['dataset']} (training {frame['train']}, test {frame['test']}), {_repetitions(design.seeds)}, seed "
+        f"{frame['seed']}, {frame['precision']}. By `{command(study)}`; {len(study.done)} tasks in "
+        f"{duration(study.seconds)} of computing{missing}.",
         "",
         "Each repetition draws balanced subsets of the training split, nested across sizes. A generator is trained on "
         "exactly the subset that its classifiers see, for a length fixed in advance; the classifiers of a repetition "
-        f"share first weights and the order of images, and have the same steps of {recipe.BATCH} images (but for "
-        f"`repeated`, see below). Each is tested once, after its last step. In a batch, real images are "
-        f"{_share(study)} where an arm has others, too{_filtered(study)}.",
+        f"share first weights and the order of images, and have the same steps of {protocol.BATCH} images (but for "
+        "`repeated`, see below). Each is tested once, after its last step. In a batch, real images are "
+        f"{fraction} where a condition has others, too{kept if design.filter else ''}.",
         "",
     ]
     for place in dict.fromkeys((o.row.classifier, o.row.per_class) for o in study.outcomes):
         lines += _section(study, *place)
-    lines += _legend(study)
-    if study.known:
-        lines += ["## Known beforehand", "", "| | images a class | here | known |", "| --- | --- | --- | --- |"]
-        for k in study.known:
-            says = " **weak: gains over it mean nothing**" if k.weak else ""
-            lines.append(f"| {k.what} | {k.size} | {percent(k.found)}{says} | {k.known:.1%} |")
-        lines.append("")
+    lines += [*_legend(design), ""]
+    if study.baselines:
+        rows = []
+        for b in study.baselines:
+            weak = " **weak: gains over it mean nothing**" if b.weak else ""
+            rows.append((b.what, b.size, f"{percent(b.found)}{weak}", f"{b.published:.1%}"))
+        lines += ["## Published baselines", "", *_table(("", "images per class", "here", "published"), rows), ""]
     if study.plan.notes or study.failures:
-        lines += ["## Notes", "", *(f"- {note}" for note in study.plan.notes)]
-        lines += [*(f"- failed: {failure.name}: {failure.why}" for failure in study.failures), ""]
-    lines += [f"![{Path(picture).stem}]({picture})" for picture in pictures]
-    return "\n".join(lines) + "\n"
+        lines += ["## Notes", "", *(f"- {note}" for note in study.plan.notes), *_failed(study), ""]
+    return "\n".join([*lines, *_shown(pictures)]) + "\n"
+
+
+def loop_markdown(found: Loop, pictures: Sequence[str] = ()) -> str:
+    """The report of self-consuming training as text, with figures by their names."""
+    mode, seeds = found.design.mode, _repetitions(found.design.seeds)
+    steps = ", ".join(f"{count} steps at {size} per class" for size, count in found.steps.items())
+    rows = []
+    for line in found.lines:
+        where = (line.model, line.per_class or "all", line.guidance, line.generation)
+        rows.append((*where, *(percent(line.numbers.get(name), FORMS[name]) for name in SCORES)))
+    real = [format(found.real[name], FORMS[name]) if name in found.real else "" for name in SCORES]
+    titles = ("FID", "coverage", "classification accuracy score (CAS)")
+    lines = [
+        f"# Self-consuming training: {mode}",
+        "",
+        f"Each generation learns from {MODES[mode]}, for as many steps ({steps}). By `{command(found)}`; {seeds}, "
+        "means with 95% intervals where there are several.",
+        "",
+        *_table(
+            ("model", "images per class", "guidance", "generation", *titles), [*rows, ("real images", *[""] * 3, *real)]
+        ),
+        "",
+    ]
+    if found.missing or found.failures:
+        lines += [f"{found.missing} tasks are missing.", "", *_failed(found), ""]
+    if found.protocol:
+        lines += [f"FID and coverage: {found.protocol}", ""]
+    return "\n".join([*lines, *_shown(pictures)]) + "\n"
+
+
+def _study_numbers(study: Study) -> dict[str, Any]:
+    generators = []
+    for task, record in study.done.items():
+        if isinstance(task, TrainGenerator):
+            about = {name: getattr(task, name) for name in ("model", "regime", "steps")}
+            about |= {"subset": task.subset.name if task.subset else None, "config": json.loads(task.config)}
+            leaking = task.regime == "everything"
+            generators.append(about | record.result | {"leaking": leaking, "seconds": record.seconds})
+    return {
+        "verdict": study.verdict,
+        **_common_numbers(study),
+        "level": protocol.LEVEL,
+        "power": protocol.POWER,
+        "effect": protocol.EFFECT,
+        "outcomes": [o.to_dict() | {"accuracies": o.accuracies} for o in study.outcomes],
+        "comparisons": [c.to_dict() for c in study.comparisons],
+        "baselines": [asdict(b) | {"found": b.found._asdict(), "weak": b.weak} for b in study.baselines],
+        "subsets": [asdict(subset) for subset in study.plan.subsets],
+        "generators": generators,
+        "notes": list(study.plan.notes),
+    }
+
+
+def _loop_numbers(found: Loop) -> dict[str, Any]:
+    about = {"mode": found.design.mode, "steps": found.steps, "protocol": found.protocol, "real_images": found.real}
+    return _common_numbers(found) | about | {"generations": [line.to_dict() for line in found.lines]}
+
+
+def _common_numbers(found: Results[Any]) -> dict[str, Any]:
+    return {
+        "command": command(found),
+        "design": found.design.to_dict(),
+        "data": found.context.frame,
+        "versions": {name: importlib.metadata.version(name) for name in ("mnistgen", "torch", "scipy")},
+        "failures": [failure._asdict() for failure in found.failures],
+        "tasks": {"done": len(found.done), "missing": found.missing},
+        "seconds": round(found.seconds, 1),
+    }
 
 
 def _section(study: Study, classifier: str, per_class: int | None) -> list[str]:
     here = [o for o in study.outcomes if (o.row.classifier, o.row.per_class) == (classifier, per_class)]
     against = {(c.row, c.against): c for c in study.comparisons}
-    steps = next(o.steps for o in here if o.row.arm != "repeated") if len(here) > 1 else here[0].steps
-    lines = [
-        f"## {classifier}, {per_class or 'all'} images a class, {steps} steps",
-        "",
-        f"| arm | n | accuracy (95% interval) | against {ARMS[CLASSICAL].title} | p | against {ARMS[REAL].title} | p "
-        "| pairs needed | real share | cost |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    steps = min(o.steps for o in here)
+    compared = [cell for reference in REFERENCES for cell in (f"against {CONDITIONS[reference].title}", "p")]
+    titles = ("condition", "n", "accuracy (95% interval)", *compared, "pairs needed", "fraction of real data", "cost")
+    rows = []
     for o in here:
         pairs = [against.get((o.row, reference)) for reference in REFERENCES]
         cells = [cell for c in pairs for cell in (_difference(c), _p(c))]
-        needed = _needed(pairs[0])
-        lines.append(
-            f"| {o.row.title} | {o.accuracy.n} | {percent(o.accuracy)} | {' | '.join(cells)} | {needed} "
-            f"| {o.real_share:.0%} | {o.seconds:.0f} s |"
-        )
-    return [*lines, ""]
+        last = (_needed(pairs[0]), f"{o.real_fraction:.0%}", f"{o.seconds:.0f} s")
+        rows.append((o.row.title, o.accuracy.n, percent(o.accuracy), *cells, *last))
+    return [f"## {classifier}, {per_class or 'all'} images per class, {steps} steps", "", *_table(titles, rows), ""]
 
 
-def _legend(study: Study) -> list[str]:
-    effect = f"{recipe.EFFECT:.0%} of the errors of {ARMS[CLASSICAL].title}"
-    lines = [
+def _legend(design: Design) -> list[str]:
+    effect = f"{protocol.EFFECT:.0%} of the errors of {CONDITIONS[CLASSICAL].title}"
+    return [
         "Differences are in percentage points, paired by repetition, with t-intervals of 95%. p: paired t-test, "
-        "Holm-corrected over the arms of one kind (baselines, synthetic, pool, leaking) against the same arm, over all "
-        "sizes, ratios, models and classifiers. Intervals are over repetitions (subsets, first weights, generators), "
-        f"for this test split. Pairs needed: where the interval is wider than {effect} either way, the pairs for which "
-        f"a t-test at {recipe.LEVEL:.0%} finds a difference of that size with a power of {recipe.POWER:.0%}. Cost: "
-        "seconds of one repetition, with all that its images cost.",
+        "Holm-corrected over the conditions of one kind (baselines, synthetic, pool, leaking) against the same one, "
+        "over all sizes, ratios, models and classifiers. Intervals are over repetitions (subsets, first weights, "
+        f"generators), for this test split. Pairs needed: where the interval is wider than {effect} either way, the "
+        f"pairs for which a t-test at {protocol.LEVEL:.0%} finds a difference of that size with a power of "
+        f"{protocol.POWER:.0%}. Cost: seconds of one repetition, with all that its images cost.",
         "",
-        "Arms:",
+        "Conditions:",
         "",
+        *(f"- `{name}` ({CONDITIONS[name].title}): {CONDITIONS[name].about}." for name in design.conditions),
     ]
-    for arm in study.design.chosen_arms:
-        lines.append(f"- `{arm.name}` ({arm.title}): {arm.about}.")
-    return [*lines, ""]
 
 
-def _share(study: Study) -> str:
-    shares = sorted({o.real_share for o in study.outcomes if 0 < o.real_share < 1})
-    return " or ".join(f"{share:.0%}" for share in shares) if shares else "alone"
+def _repetitions(count: int) -> str:
+    return "1 repetition" if count == 1 else f"{count} repetitions"
 
 
-def _filtered(study: Study) -> str:
-    if not study.design.filter:
-        return ""
-    return (
-        f". Synthetic images are kept where a {recipe.LABELLER} trained on the same subset sees what was asked for "
-        f"with a confidence of {study.design.filter:g}"
-    )
+def _failed(found: Results[Any]) -> list[str]:
+    return [f"- failed: {failure.name}: {failure.why}" for failure in found.failures]
 
 
-def percent(interval: Interval) -> str:
-    """An accuracy with its interval."""
-    if interval.low is None or interval.high is None:
-        return f"{interval.mean:.2%}"
-    return f"{interval.mean:.2%} ({interval.low:.2%} to {interval.high:.2%})"
+def _shown(pictures: Sequence[str]) -> list[str]:
+    return [f"![{Path(picture).stem}]({picture})" for picture in pictures]
 
 
 def _difference(comparison: Comparison | None) -> str:
-    return (
-        ""
-        if comparison is None
-        else points(comparison.paired.interval).replace(" points, ", " (", 1)
-        + (")" if comparison.paired.interval.low is not None else "")
-    )
+    mean, *interval = points(comparison.paired.interval).split(" points, ") if comparison else ("",)
+    return f"{mean} ({interval[0]})" if interval else mean
 
 
 def _p(comparison: Comparison | None) -> str:
@@ -194,69 +235,60 @@ def _needed(comparison: Comparison | None) -> str:
     return "over 100,000" if comparison.pairs_needed is None else str(comparison.pairs_needed)
 
 
-def _figures(study: Study, about: Mapping[str, str]) -> list[str]:
-    """The names of the figures that could be drawn."""
-    folder, names = study.folder, []
+def _study_figures(study: Study) -> Figures:
+    """How the figures that can be drawn are drawn, by their names."""
+    figures: dict[str, Callable[[Path, Mapping[str, str]], None]] = {}
+    train = study.context.train
     if study.outcomes:
-        per_class = len(study.lab.train) / study.lab.train.num_classes
-        draw_accuracies(study.outcomes, folder / "accuracy.png", about, per_class)
-        names.append("accuracy.png")
+        figures["accuracy.png"] = partial(draw_accuracies, study.outcomes, len(train) / train.num_classes)
     for against in REFERENCES:
         if any(c.against == against for c in study.comparisons):
-            draw_differences(study.comparisons, against, folder / f"differences-{against}.png", about)
-            names.append(f"differences-{against}.png")
-    for size, blocks in _pictures(study).items():
-        draw_images(blocks, folder / f"images-{size}.png", about)
-        names.append(f"images-{size}.png")
-    return names
+            figures[f"differences-{against}.png"] = partial(draw_differences, study.comparisons, against)
+    images: dict[str, dict[str, Dataset]] = {}  # of the first repetition, real and made of them, by size and source
+    for task in study.done:
+        if isinstance(task, SampleImages) and task.subset.repetition == 0:
+            seen = {"subset": "", "pool": ", unlabelled pool", "everything": ", LEAKING"}[task.generator.regime]
+            blocks = images.setdefault(f"images-{task.subset.size}.png", _real_block(study, task.subset.per_class))
+            blocks[f"{task.generator.model}{seen}"] = task.images(study.context, task.count)
+    return figures | {name: partial(draw_images, blocks) for name, blocks in images.items()}
 
 
-def _pictures(study: Study) -> dict[str, dict[str, Dataset]]:
-    """Real images of the first repetition and the synthetic ones made of them, by size and source."""
-    found: dict[str, dict[str, Dataset]] = {}
-    train = study.lab.train
-    for cell in _done(study, Draw):
-        subset = cell.subset
-        if subset.repetition == 0:
-            size = str(subset.per_class or "all")
-            real = study.lab.subsets(0).take(subset.per_class)
-            blocks = found.setdefault(size, {f"real, {size} a class": real})
-            regime = {"subset": "", "pool": ", unlabelled pool", "everything": ", LEAKING"}[cell.generator.regime]
-            made = study.records.made(cell)
-            blocks[f"{cell.generator.model}{regime}"] = read_images(made, train.num_classes, cell.generator.model)
-    return found
+def _loop_figures(found: Loop) -> Figures:
+    """The same for self-consuming training: curves, and what the generations of the first repetition drew."""
+    panels: dict[str, dict[str, list[float]]] = {name: {} for name in SCORES}
+    for line in found.lines:
+        curve = ", ".join(filter(None, [line.model, f"{line.per_class or 'all'} per class", line.guidance]))
+        for name, interval in line.numbers.items():
+            panels[name].setdefault(curve, []).append(interval.mean)
+    for name, value in found.real.items():
+        panels[name]["real images"] = [value] * (found.design.generations + 1)
+    titles = {"fid": "FID", "cas": "CAS"}
+    curves = {titles.get(name, name): lines for name, lines in panels.items() if lines}
+    images: dict[str, dict[str, Dataset]] = {}
+    for task in found.generations:
+        if task.subset.repetition == 0:
+            name = f"images-{task.chain}-{task.subset.size}.png"
+            blocks = images.setdefault(name, _real_block(found, task.subset.per_class))
+            made = found.cache.made(task)
+            blocks[f"generation {task.number}"] = read_images(made, found.context.train.num_classes, task.model)
+    figures = {"loop.png": partial(draw_loop, curves)} if found.lines else {}
+    return figures | {name: partial(draw_images, blocks) for name, blocks in images.items()}
 
 
-def _done(study: Study, kind: type[Any]) -> list[Any]:
-    return [cell for cell in study.plan.everything if isinstance(cell, kind) and study.records.get(cell) is not None]
+def _real_block(found: Results[Any], per_class: int | None) -> dict[str, Dataset]:
+    return {f"real, {per_class or 'all'} per class": found.context.subsets(0).take(per_class)}
 
 
-def _about_generator(study: Study, cell: Train) -> dict[str, Any]:
-    record = study.records.get(cell)
-    assert record is not None
-    return {
-        "model": cell.model,
-        "regime": cell.regime,
-        "subset": cell.subset.name if cell.subset else None,
-        "steps": cell.steps,
-        "config": json.loads(cell.config),
-        "leaking": cell.regime == "everything",
-        **record.result,
-        "seconds": round(sum(record.seconds.values()), 1),
-    }
+def _table(titles: Sequence[object], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A table of Markdown."""
+    return [f"| {' | '.join(map(str, row))} |" for row in (titles, ["---"] * len(titles), *rows)]
 
 
-def table_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows with the same keys as CSV, the keys first."""
     text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, "utf-8")

@@ -1,0 +1,629 @@
+"""The tasks of a study: labellers, generators, their images, classifiers, and generations of self-consuming training.
+
+Generation 0 sees the subset. What the next ones see is the mode's: only what the one before drew (replace; Shumailov et
+al. 2024), the subset and all that has been drawn since (accumulate; Gerstgrasser et al. 2024), or what the one before
+drew and as many real images that no generation has seen (fresh; Alemohammad et al. 2024). A generation starts from
+weights of its own and is trained for the same number of steps.
+"""
+
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnistgen.building import build
+from mnistgen.checkpoint import load, save
+from mnistgen.data import Dataset
+from mnistgen.errors import LeakageError, MnistgenError, UsageError
+from mnistgen.evaluator import (
+    Classifier,
+    build_classifier,
+    evaluate,
+    extract,
+    load_classifier,
+    predict,
+    save_classifier,
+)
+from mnistgen.experiments.cache import Cache, Task
+from mnistgen.experiments.protocol import Mode, sampling_options
+from mnistgen.experiments.subsets import Subsets, check_exactly, check_trained_on, check_within, seed_of
+from mnistgen.files import atomic_file
+from mnistgen.limits import checked_seed
+from mnistgen.metrics import nearest, pixels
+from mnistgen.model import GenerativeModel, Trainable
+from mnistgen.sampling import sample, sample_batches
+from mnistgen.scoring import Scorer
+from mnistgen.scoring.classifiers import RECIPE, learn
+from mnistgen.scoring.evaluators import PENULTIMATE
+from mnistgen.scoring.scale import FLOOR
+from mnistgen.training import Part, autocast_dtype, fit
+
+Regime = Literal["subset", "pool", "everything"]
+ProgressCallback = Callable[[float], None]  # gets the share of a task that is done
+Network = TypeVar("Network", bound=Trainable)
+SCORES = {"fid": f"fid.{PENULTIMATE}", "coverage": f"coverage.{PENULTIMATE}"}  # by the names of a score
+WARM, STEPS, IMAGES = 3, 8, 100  # of a trial: the first steps set things up, and are not counted
+
+
+class StudyContext:
+    """What the tasks of a study work with: its data, models, device, and the records of what is done.
+
+    `test` is looked at by the last line of a task that classifies, and by nothing else.
+    """
+
+    def __init__(
+        self,
+        train: Dataset,
+        test: Dataset,
+        models: Mapping[str, type[GenerativeModel]],
+        *,
+        folder: Path,
+        seed: int,
+        device: torch.device,
+        precision: str = "auto",
+        scorer: Scorer | None = None,
+    ) -> None:
+        """`scorer`: what scores the generations of self-consuming training."""
+        if train.num_classes != test.num_classes:
+            raise UsageError(
+                f"{train.name} has {train.num_classes} classes to train on and {test.num_classes} to test with; take "
+                "both splits from one dataset."
+            )
+        for name, model in models.items():
+            if not model.conditional:
+                raise UsageError(
+                    f"{name} draws images without regard to labels, so a classifier cannot learn from them. Choose a "
+                    "conditional model."
+                )
+        self.train, self.test, self.models = train, test, dict(models)
+        self.seed, self.device, self.precision, self.scorer = checked_seed(seed), device, precision, scorer
+        self.frame = {  # what all tasks have in common, and what is part of every specification
+            "dataset": train.name,
+            "train": train.hash,
+            "test": test.hash,
+            "seed": seed,
+            "precision": "bf16" if autocast_dtype(device, precision) is torch.bfloat16 else "fp32",
+        }
+        self.cache = Cache(folder, self.frame)
+        self.progress: ProgressCallback = lambda _: None
+        self._subsets: dict[int, Subsets] = {}
+
+    def subsets(self, repetition: int) -> Subsets:
+        """The subsets of one repetition."""
+        if repetition not in self._subsets:
+            self._subsets[repetition] = Subsets(self.train, seed_of(self.seed, repetition, "subsets"))
+        return self._subsets[repetition]
+
+    def subset(self, repetition: int, per_class: int | None) -> "Subset":
+        """Describe a subset."""
+        data = self.subsets(repetition).take(per_class)
+        return Subset(repetition, per_class, len(data), data.hash)
+
+    def images(self, subset: "Subset") -> Dataset:
+        """The images of a subset, whose content is what the description says."""
+        data = self.subsets(subset.repetition).take(subset.per_class)
+        if data.hash != subset.hash:
+            raise LeakageError(f"The subset {subset.name} has other images than when the study was planned.")
+        return data
+
+    def fit(self, model: Network, data: Dataset, task: "Trains", parts: Sequence[Part] | None = None) -> Network:
+        """Train to the end and return the averaged model: no step is chosen, and nothing is validated."""
+        where: Any = {"device": self.device, "precision": self.precision}
+        for step in fit(model, data, steps=task.steps, seed=task.seed, parts=parts, **where):
+            self.progress(task.share * step.progress)
+        ema = step.ema
+        assert isinstance(ema, type(model))
+        return ema
+
+    def step_seconds(self, model: Trainable) -> float:
+        """Measure the seconds of a training step."""
+        data, start = self.train.subset(torch.arange(min(len(self.train), 1000))), 0.0
+        for step in fit(model, data, steps=WARM + STEPS, device=self.device, precision=self.precision):
+            if step.number == WARM:
+                start = time.perf_counter()
+        return (time.perf_counter() - start) / STEPS
+
+    def sample_seconds(self, model: GenerativeModel) -> float:
+        """Measure the seconds of a sample, the second time that there are some."""
+        labels, start = torch.arange(IMAGES) % model.num_classes, 0.0
+        for _ in range(2):
+            start = time.perf_counter()
+            sample(model.to(self.device), labels)
+        return (time.perf_counter() - start) / IMAGES
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A balanced part of the training split."""
+
+    repetition: int
+    per_class: int | None  # None: all of the training split, as it is
+    images: int
+    hash: str
+
+    @property
+    def size(self) -> str:
+        """The number of images per class, or all."""
+        return str(self.per_class or "all")
+
+    @property
+    def name(self) -> str:
+        return f"r{self.repetition}-n{self.size}"
+
+
+@dataclass(frozen=True)
+class Trains(Task):
+    """A task that trains a network for a number of steps."""
+
+    trainings = 1
+    share: ClassVar[float] = 1.0  # of its progress, that the training is
+    config: str
+    steps: int
+    seed: int
+
+    @abstractmethod
+    def network(self, context: StudyContext) -> Trainable:
+        """Build the network that it trains."""
+
+    def trial(self, context: StudyContext) -> float:
+        return context.step_seconds(self.network(context))
+
+
+@dataclass(frozen=True)
+class TrainsClassifier(Trains):
+    """A task that trains a classifier beside a subset."""
+
+    subset: Subset
+    classifier: str
+
+    def network(self, context: StudyContext) -> Classifier:
+        config = json.loads(self.config)
+        return build_classifier(self.classifier, context.train.num_classes, seed=self.seed, **config)
+
+    def cost(self) -> tuple[str, float]:
+        return f"{self.kind} {self.classifier}", self.steps
+
+
+@dataclass(frozen=True)
+class TrainsModel(Trains):
+    """A task that trains a generative model."""
+
+    model: str
+
+    def network(self, context: StudyContext) -> GenerativeModel:
+        cls = context.models[self.model]
+        return build(cls, cls.Config.from_json(self.config), context.train.num_classes, seed=self.seed)
+
+    def cost(self) -> tuple[str, float]:
+        return f"{self.kind} {self.model}", self.steps
+
+
+@dataclass(frozen=True)
+class TrainLabeller(TrainsClassifier):
+    """A classifier trained on a subset with the classical augmentation, which labels and filters other images."""
+
+    kind = "labeller"
+    suffix = ".safetensors"
+    texts = ("trained_on",)
+
+    @property
+    def name(self) -> str:
+        return f"{self.subset.name}-labeller"
+
+    def run(self, context: StudyContext) -> dict[str, Any]:
+        data = context.images(self.subset)
+        model = context.fit(self.network(context), data, self)
+        save_classifier(context.cache.made(self), model, dataset=data, steps=self.steps, seed=self.seed)
+        return {"trained_on": check_exactly(data, data, self.name)}
+
+    def model(self, context: StudyContext) -> Classifier:
+        """Load the trained classifier; that it has seen this subset alone is checked."""
+        trained_on = context.cache[self].result["trained_on"]
+        check_trained_on(trained_on, context.images(self.subset), f"The {self.name}")
+        return load_classifier(context.cache.made(self), device=context.device)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Training images beside a subset, of which the true labels are not used."""
+
+    labeller: TrainLabeller
+    images: int  # at most; fewer where there are no more
+    confident: float  # the least confidence at which the labeller's label is believed
+
+    def labelled(self, context: StudyContext) -> tuple[Dataset, dict[str, Any]]:
+        """Return the images that the labeller is confident of, with its labels; and how many, for the record."""
+        subset = self.labeller.subset
+        subsets = context.subsets(subset.repetition)
+        pool = context.train.subset(subsets.pool(subsets.places(subset.per_class), self.images))
+        confidence, labels = predict(self.labeller.model(context), pool).max(1)
+        sure = confidence >= self.confident
+        believed = Dataset(pool.images[sure], labels[sure], pool.num_classes, pool.name, "train")
+        right = labels[sure] == pool.y[sure].cpu()  # said in the report, and used for nothing
+        share = float(right.double().mean()) if len(right) else None
+        return believed, {"pool": len(pool), "pool_believed": len(believed), "pool_labels_right": share}
+
+
+@dataclass(frozen=True)
+class TrainGenerator(TrainsModel):
+    """A generator trained on the images that it may see."""
+
+    kind = "generator"
+    suffix = ".safetensors"
+    numbers = ("images",)
+    texts = ("trained_on",)
+    regime: Regime
+    subset: Subset | None  # None: of no subset, where everything may be seen
+    pool: Pool | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.subset.name if self.subset else 'all'}-{self.model}-{self.regime}"
+
+    @property
+    def dependencies(self) -> tuple[Task, ...]:
+        return (self.pool.labeller,) if self.pool else ()
+
+    def run(self, context: StudyContext) -> dict[str, Any]:
+        data, about = self.training_images(context)
+        trained_on = self.check(context, data)
+        model = context.fit(self.network(context), data, self)
+        save(context.cache.made(self), model, dataset=data, steps=self.steps, seed=self.seed)
+        return {"trained_on": trained_on, "images": len(data), **about}
+
+    def training_images(self, context: StudyContext) -> tuple[Dataset, dict[str, Any]]:
+        """Return what the generator is to be trained on, and what the record should say of it."""
+        if self.subset is None:
+            return context.train, {}
+        data = context.images(self.subset)
+        if self.pool is None:
+            return data, {}
+        pool, about = self.pool.labelled(context)
+        return joined(data, pool), about
+
+    def check(self, context: StudyContext, data: Dataset) -> str:
+        """Return the content of what it is trained on. Raises `LeakageError` where it may not see that."""
+        who = f"The generator {self.name}"
+        if self.subset is None:
+            return check_within(data, context.train, who)
+        subset = context.images(self.subset)
+        if self.regime == "subset":
+            return check_exactly(data, subset, who)
+        check_exactly(data.subset(torch.arange(len(subset))), subset, f"{who}, its labelled part,")
+        return check_within(data, context.train, who)
+
+
+@dataclass(frozen=True)
+class SampleImages(Task):
+    """Synthetic images for a subset, the same number of each class in turn, and filtered where that is asked for."""
+
+    kind = "images"
+    suffix = ".npz"
+    numbers = ("images", "drawn", "kept")
+    generator: TrainGenerator
+    subset: Subset  # for whose classifiers
+    count: int  # for the largest ratio; fewer are the beginning of more
+    seed: int
+    draws: float  # at most as many for each image that is kept
+    least: float = 0.0  # confidence of the labeller in the label that was asked for; 0 keeps all
+    labeller: TrainLabeller | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.subset.name}-{self.generator.model}-{self.generator.regime}-images"
+
+    @property
+    def dependencies(self) -> tuple[Task, ...]:
+        return (self.generator, self.labeller) if self.labeller else (self.generator,)
+
+    def cost(self) -> tuple[str, float]:
+        return f"{self.kind} {self.generator.model}", self.count
+
+    def trial(self, context: StudyContext) -> float:
+        return context.sample_seconds(self.generator.network(context))
+
+    def run(self, context: StudyContext) -> dict[str, Any]:
+        cls = context.models[self.generator.model]
+        model = load(context.cache.made(self.generator), device=context.device, model_class=cls)
+        classes = model.num_classes
+        each = -(-self.count // classes)
+        kept: list[list[Tensor]] = [[] for _ in range(classes)]
+        labels = torch.arange(round(each * classes * (self.draws if self.labeller else 1))) % classes
+        judge = self.labeller.model(context) if self.labeller else None
+        drawn = 0
+        batches = sample_batches(model, labels, seed=self.seed, **sampling_options(self.generator.model, cls))
+        while min(map(len, kept)) < each and drawn < len(labels):
+            images = next(batches)
+            asked = labels[drawn : drawn + len(images)]
+            drawn += len(images)
+            if judge is not None:
+                probabilities = extract(judge, images, layers=["logits"])["logits"].softmax(1)
+                passes = probabilities[torch.arange(len(asked)), asked] >= self.least
+                images, asked = images[passes], asked[passes]
+            for image, label in zip(images, asked.tolist(), strict=True):
+                if len(kept[label]) < each:
+                    kept[label].append(image)
+            context.progress(min(map(len, kept)) / each)
+        fewest = min(map(len, kept))
+        if not fewest:
+            raise MnistgenError(
+                f"{self.name}: of {drawn} images, none of class {min(range(classes), key=lambda c: len(kept[c]))} is "
+                f"seen as such with a confidence of {self.least}. Ask for less with --filter."
+            )
+        images = torch.stack([image for row in zip(*(row[:fewest] for row in kept), strict=True) for image in row])
+        write_images(context.cache.made(self), images, torch.arange(len(images)) % classes)
+        return {"images": len(images), "drawn": drawn, "kept": len(images) / drawn}
+
+    def images(self, context: StudyContext, count: int) -> Dataset:
+        """Return the first `count` of the images, or all where the filter left fewer."""
+        data = read_images(context.cache.made(self), context.train.num_classes, self.generator.model)
+        return data.subset(torch.arange(min(count, len(data))))
+
+
+@dataclass(frozen=True)
+class Classify(TrainsClassifier):
+    """A classifier of one condition, and its accuracy on the test split."""
+
+    kind = "accuracy"
+    numbers = ("accuracy", "errors", "images", "other_images")
+    condition: str
+    batch: int
+    real: int  # images of a batch that are the subset's
+    ratio: float = 0.0  # other images for each of the subset's; 0: none, or as many as there are
+    samples: SampleImages | None = None
+    pool: Pool | None = None
+    further: int = 0  # further real images of each class
+
+    @property
+    def model(self) -> str:
+        """The generator of its images; empty where there is none."""
+        return self.samples.generator.model if self.samples else ""
+
+    @property
+    def name(self) -> str:
+        parts = [
+            self.subset.name,
+            self.classifier,
+            self.condition,
+            self.model,
+            f"x{self.ratio:g}" if self.ratio else "",
+        ]
+        return "-".join(filter(None, parts))
+
+    @property
+    def dependencies(self) -> tuple[Task, ...]:
+        return (self.samples,) if self.samples else (self.pool.labeller,) if self.pool else ()
+
+    def spec(self) -> dict[str, Any]:
+        spec = asdict(self)
+        spec["arm"], spec["draw"] = spec.pop("condition"), spec.pop("samples")  # as records have called them
+        if spec["draw"]:  # more images for a larger ratio change nothing here
+            del spec["draw"]["count"]
+        return spec
+
+    def run(self, context: StudyContext) -> dict[str, Any]:
+        subset = context.images(self.subset)
+        other, about = self._other(context, subset)
+        data, parts = subset, None
+        if other is not None and not self.real:
+            data = other
+        elif other is not None and len(other):
+            data = joined(subset, other)
+            parts = [Part(len(subset), self.real), Part(len(other), self.batch - self.real)]
+        model = context.fit(self.network(context), data, self, parts)
+        found = evaluate(model, context.test)
+        return {
+            "accuracy": found.accuracy,
+            "errors": len(found.labels) - found.correct,
+            "images": len(subset) if self.real else 0,
+            "other_images": 0 if other is None else len(other),
+            **about,
+        }
+
+    def _other(self, context: StudyContext, subset: Dataset) -> tuple[Dataset | None, dict[str, Any]]:
+        """The images beside the subset's, and what the record should say of them."""
+        if self.samples:
+            generator = self.samples.generator
+            if generator.regime == "subset":
+                trained_on = context.cache[generator].result["trained_on"]
+                check_trained_on(trained_on, subset, f"The generator {generator.name}")
+            return self.samples.images(context, round(self.ratio * len(subset))), {}
+        if self.pool:
+            return self.pool.labelled(context)
+        if self.further:
+            subsets = context.subsets(self.subset.repetition)
+            return subsets.take(self.further, skip=self.subset.per_class or 0), {}
+        return None, {}
+
+
+@dataclass(frozen=True)
+class NearestNeighbour(Task):
+    """The nearest neighbour in pixels, among the subset or among its nine shifts: its accuracy is published."""
+
+    kind = "nearest neighbour"
+    numbers = ("accuracy", "errors", "images")
+    subset: Subset
+    shifted: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.subset.name}-nearest{'-shifted' if self.shifted else ''}"
+
+    def cost(self) -> tuple[str, float]:
+        # With 1,000 points, finding candidates for nearest neighbours takes as long as ranking them.
+        return self.kind, 1000 + self.subset.images * (9 if self.shifted else 1)
+
+    def run(self, context: StudyContext) -> dict[str, Any]:
+        data = context.images(self.subset)
+        images, labels = data.images, data.y
+        if self.shifted:
+            images, labels = shifts(images), labels.repeat(9)
+        test = context.test
+        found = nearest(pixels(test.images), pixels(images)).indices[:, 0]
+        right = int((labels[found] == test.y).sum())
+        return {"accuracy": right / len(test), "errors": len(test) - right, "images": len(images)}
+
+
+@dataclass(frozen=True)
+class Generation(TrainsModel):
+    """One generation of self-consuming training: trained, sampled, and scored."""
+
+    kind = "generation"
+    trainings = 2  # the generator, and the classifier of its images that gives the classification accuracy score
+    suffix = ".npz"
+    numbers = ("images", "cas")
+    texts = ("protocol",)
+    share = 0.4
+    mode: Mode
+    guidance: tuple[tuple[str, float], ...]  # the sampling parameter and its value; none: the model has no such one
+    number: int
+    subset: Subset
+    scored: int
+    cas_steps: int
+    judges: str  # the hashes of the evaluators
+    previous: "Generation | None"
+
+    @property
+    def name(self) -> str:
+        return f"{self.subset.name}-{self.chain}-generation-{self.number}"
+
+    @property
+    def chain(self) -> str:
+        """What all generations are called together, whatever the subset."""
+        return f"{self.model}-{self.mode}" + "".join(f"-{option}-{value:g}" for option, value in self.guidance)
+
+    @property
+    def dependencies(self) -> tuple[Task, ...]:
+        return (self.previous,) if self.previous else ()
+
+    @property
+    def count(self) -> int:
+        """Samples that are drawn."""
+        return max(self.scored, self.subset.images)
+
+    def cost(self) -> tuple[str, float]:
+        return f"{self.kind} {self.model}, {self.subset.size} per class", 1.0
+
+    def trial(self, context: StudyContext) -> float:
+        cas = self.cas_steps * RealImages(self.scored, self.cas_steps).trial(context)
+        samples = self.count * context.sample_seconds(self.network(context))
+        return cas + samples + self.steps * super().trial(context)
+
+    def run(self, context: StudyContext) -> dict[str, Any]:
+        data = self.training_images(context)
+        model = context.fit(self.network(context), data, self)
+        labels, options = torch.arange(self.count) % data.num_classes, dict[str, Any](self.guidance)
+        images = sample(model, labels, seed=self.seed, **options)
+        drawn = Dataset(images, labels, data.num_classes, self.model, "synthetic")
+        context.progress(0.5)
+        found = self._scores(context, drawn.subset(torch.arange(self.scored)))
+        made = context.cache.made(self)
+        write_images(made, images, labels)
+        save(made.with_suffix(".safetensors"), model, dataset=data, steps=self.steps, seed=self.seed)
+        return {"images": len(data), **found}
+
+    def training_images(self, context: StudyContext) -> Dataset:
+        """Return what this generation is trained on."""
+        data = context.images(self.subset)
+        if self.previous is None:
+            check_exactly(data, data, self.name)
+            return data
+        if self.mode == "accumulate":
+            older: Generation | None = self.previous
+            while older:
+                data = joined(data, older.drawn(context))
+                older = older.previous
+            return data
+        drawn = self.previous.drawn(context)
+        if self.mode == "replace":
+            return drawn
+        each = self.subset.per_class or 0
+        return joined(drawn, context.subsets(self.subset.repetition).take(each, skip=self.number * each))
+
+    def drawn(self, context: StudyContext) -> Dataset:
+        """Return as many of its images as the subset has."""
+        data = read_images(context.cache.made(self), context.train.num_classes, self.model)
+        return data.subset(torch.arange(self.subset.images))
+
+    def _scores(self, context: StudyContext, drawn: Dataset) -> dict[str, Any]:
+        """FID, coverage and label agreement, as `mnistgen score` has them, with the real-vs-real baseline; and CAS."""
+        assert context.scorer is not None
+        score = context.scorer.score((drawn.images, drawn.labels), n=len(drawn), seed=context.seed)
+        floor = score.scale.get(FLOOR, {}).get("mean", {})
+        context.progress(0.7)
+        return {
+            **{name: score.numbers.get(number) for name, number in SCORES.items()},
+            "cas": _cas(context, drawn, self.cas_steps),
+            "label_agreement": score.numbers.get("label_agreement"),
+            "floor": {name: floor.get(number) for name, number in SCORES.items()},
+            "protocol": score.protocol_line,
+        }
+
+
+@dataclass(frozen=True)
+class RealImages(Task):
+    """The classification accuracy score of as many real training images."""
+
+    kind = "real images"
+    trainings = 1
+    numbers = ("cas",)
+    scored: int
+    cas_steps: int
+
+    @property
+    def name(self) -> str:
+        return "real-images"
+
+    def cost(self) -> tuple[str, float]:
+        return self.kind, self.cas_steps
+
+    def trial(self, context: StudyContext) -> float:
+        return context.step_seconds(build_classifier("cnn", context.train.num_classes, **RECIPE))
+
+    def run(self, context: StudyContext) -> dict[str, Any]:
+        subsets = context.subsets(0)
+        real = subsets.take(min(-(-self.scored // context.train.num_classes), subsets.least))
+        return {"cas": _cas(context, real, self.cas_steps)}
+
+
+def joined(first: Dataset, second: Dataset) -> Dataset:
+    """Return the images of both, those of the first before those of the second."""
+    images = torch.cat([first.images, second.images.to(first.images.device)])
+    labels = torch.cat([first.y, second.y.to(first.y.device)])
+    return Dataset(images, labels, first.num_classes, first.name, "train")
+
+
+def shifts(images: Tensor) -> Tensor:
+    """Move each image by at most a pixel each way, on black: (n, 1, h, w) -> (9 n, 1, h, w)."""
+    height, width = images.shape[-2:]
+    wide = torch.nn.functional.pad(images, (1, 1, 1, 1))
+    return torch.cat([wide[..., i : i + height, j : j + width] for i in range(3) for j in range(3)])
+
+
+def write_images(path: Path, images: Tensor, labels: Tensor) -> None:
+    """Write (n, 1, 28, 28) uint8 and (n,) int64 as an NPZ."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
+
+
+def read_images(path: Path, num_classes: int, name: str) -> Dataset:
+    """Read what `write_images` wrote. Raises `MnistgenError` where that is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise MnistgenError(
+            f"{path}: these images are damaged: {error}. Remove the file to draw them again."
+        ) from error
+    return Dataset(images, labels, num_classes, name, "synthetic")
+
+
+def _cas(context: StudyContext, data: Dataset, steps: int) -> float:
+    return learn(data, context.test, seed=context.seed, device=context.device, steps=steps).accuracy
