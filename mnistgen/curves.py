@@ -8,6 +8,7 @@ from typing import Any
 from mnistgen.errors import MnistgenError
 from mnistgen.files import atomic_file
 
+LOG = "log.jsonl"  # of a training, in its folder
 CHECKS = {"label_agreement": "label agreement", "coverage": "coverage (by the second evaluator)"}  # in [0, 1]
 RATE = "learning rate"
 MONITOR = ("monitor", "watch")  # the key of the checks in a record, now and in earlier versions
@@ -64,12 +65,12 @@ def curves(log: Path, path: Path, title: str) -> None:
     """
     from matplotlib.figure import Figure
 
-    panels = _panels(read_log(log))
-    columns = max(1, min(3, len(panels)))
-    rows = max(1, -(-len(panels) // columns))
+    shown = panels(read_log(log))
+    columns = max(1, min(3, len(shown)))
+    rows = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, (name, lines) in zip(places, panels.items(), strict=False):
+    for axes, (name, lines) in zip(places, shown.items(), strict=False):
         for label, points in lines.items():
             # A line through one point shows nothing, and one through a few does not show how few.
             axes.plot(*zip(*points, strict=True), label=label, lw=1, marker="." if len(points) <= FEW else "")
@@ -84,25 +85,25 @@ def curves(log: Path, path: Path, title: str) -> None:
             axes.set_ylim(-0.02, 1.02)
         elif name != RATE:
             _skip_the_start(axes, list(lines.values()))
-    for axes in figure.axes[len(panels) :]:
+    for axes in figure.axes[len(shown) :]:
         axes.set_visible(False)
     figure.suptitle(title, fontsize=10)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def _panels(records: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def panels(records: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """The lines of each panel by its title, and of each line by its label: points (step, value), all finite."""
-    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
 
     def add(panel: str, label: str, step: int, value: float | None) -> None:
         if value is not None and math.isfinite(value):
-            panels.setdefault(panel, {}).setdefault(label, []).append((step, value))
+            found.setdefault(panel, {}).setdefault(label, []).append((step, value))
 
     for record in records:
         for name, value in record["losses"].items():
             add(name, "training", record["step"], value)
-    held_out = "loss" if "loss" in panels else "validation loss"
+    held_out = "loss" if "loss" in found else "validation loss"
     for record in records:
         add(held_out, "validation", record["step"], record.get("validation"))
     for key, panel in CHECKS.items():
@@ -110,7 +111,7 @@ def _panels(records: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int
             add(panel, "samples", record["step"], (checked(record) or {}).get(key))
     for record in records:
         add(RATE, "rate", record["step"], record["lr"])
-    return panels
+    return found
 
 
 def _skip_the_start(axes: Any, lines: list[list[tuple[int, float]]]) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mnistgen.checkpoint import WEIGHTS, read_checkpoint
+from mnistgen.curves import LOG as LOG
 from mnistgen.curves import checked, read_log
 from mnistgen.errors import CheckpointError, DamagedRunError, MnistgenError, UsageError
 from mnistgen.files import atomic_file, clear_leftovers
 
 STATE = "resume.pt"
-LOG = "log.jsonl"
 OPTIONS = "run.json"
 BEST = "best.safetensors"
 KEPT = "step-{:08d}.safetensors"
