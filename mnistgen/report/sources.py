@@ -94,7 +94,7 @@ def _gallery(source: str, seed: int, device: str | torch.device, data_dir: Path 
         about = _described(type(model).__doc__, found.checkpoint)
     else:
         assert isinstance(found, ImageSource)
-        images, known, about = found.images, found.labels, f"{len(found.images):,} images"
+        images, known, about = found.data.images, found.data.labels, f"{len(found.data):,} images."
     return Gallery(found.name, about, _strips(images, known, found.class_names))
 
 
