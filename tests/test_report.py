@@ -116,6 +116,21 @@ def test_runs_are_drawn_over_one_another(page: Page) -> None:
     assert curves_svg([Run("none", [])]) == ""
 
 
+def test_a_study_has_its_verdict_and_figures(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "results.json").write_text(json.dumps({"verdict": "No difference <was> found."}))
+    Image.new("L", (3, 2), 77).save(tmp_path / "study" / "accuracy.png")
+    mnistgen(tmp_path, "report", "study")
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    assert "No difference <was> found." in page.texts
+    (shown, _) = page.all("img")
+    assert shown["alt"] == "accuracy, study"
+    content = base64.b64decode(str(shown["src"]).partition(",")[2])
+    assert content == (tmp_path / "study" / "accuracy.png").read_bytes()
+    (tmp_path / "study" / "results.json").write_text("[]")
+    assert "holds no results" in mnistgen(tmp_path, "report", "study", code=1)
+
+
 def test_a_bar_begins_at_real_images_and_ends_at_noisy_ones() -> None:
     (first, *_) = scores = [scored(fid) for fid in (0.5, 5.0, 50.0, 500.0)]
     by_number = {column.number: column for column in COLUMNS}

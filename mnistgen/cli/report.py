@@ -34,7 +34,7 @@ class ReportOptions(Common):
     sources: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE ...", help_behavior_hint="")
     ] = ()
-    """Checkpoints, images (.npz, .csv, a folder), files of `score --json`, folders of trainings."""
+    """Checkpoints, images (.npz, .csv, a folder), files of `score --json`, folders of trainings and studies."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Where to write; default: report.html, and for a table standard output (-)."""
     format: Literal["html", "markdown", "latex", "csv"] = "html"

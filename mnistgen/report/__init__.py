@@ -1,7 +1,18 @@
 """One page about models: their images side by side, their scores on a scale, and how they were trained."""
 
 from mnistgen.report.page import write_page
-from mnistgen.report.sources import Gallery, Report, Run, read_sources
+from mnistgen.report.sources import Gallery, Report, Run, Study, read_sources
 from mnistgen.report.table import FORMATS, Scored, read_scores, table
 
-__all__ = ["FORMATS", "Gallery", "Report", "Run", "Scored", "read_scores", "read_sources", "table", "write_page"]
+__all__ = [
+    "FORMATS",
+    "Gallery",
+    "Report",
+    "Run",
+    "Scored",
+    "Study",
+    "read_scores",
+    "read_sources",
+    "table",
+    "write_page",
+]

@@ -42,6 +42,7 @@ def render(report: Report, *, title: str, command: str) -> str:
         explained=EXPLAINED,
         curves=curves_svg(report.runs) if report.runs else "",
         runs=report.runs,
+        studies=report.studies,
         confused=_confused,
     )
 

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from mnistgen.checkpoint import Checkpoint
 from mnistgen.curves import LOG, read_log
-from mnistgen.errors import UsageError
+from mnistgen.errors import DataError, UsageError
 from mnistgen.report.table import Scored, read_scores
 from mnistgen.sampling import grid, sample
 from mnistgen.scoring import ImageSource, ModelSource, open_source
 
+RESULTS = ("results.json", "loop.json")  # one of them is in the folder of a study
 EACH = 10  # images of a class
 
 
@@ -46,6 +48,15 @@ class Run:
     records: Sequence[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Study:
+    """What an augmentation study or self-consuming training came to."""
+
+    name: str
+    verdict: str
+    figures: Mapping[str, str]  # data URIs by what they show
+
+
 @dataclass
 class Report:
     """Everything that goes onto a page."""
@@ -53,6 +64,7 @@ class Report:
     galleries: list[Gallery] = field(default_factory=list)
     scores: list[Scored] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    studies: list[Study] = field(default_factory=list)
 
 
 def read_sources(
@@ -63,7 +75,7 @@ def read_sources(
     data_dir: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Read each source, a checkpoint, a file or folder of images, a file of scores (.json) or a folder with a log.
+    """Read each source: a checkpoint, images, a file of scores (.json), the folder of a training or of a study.
 
     All models draw the same labels from the same seeds. Raises `UsageError` where there is nothing to show.
     """
@@ -74,14 +86,28 @@ def read_sources(
         if path.suffix == ".json":
             report.scores += read_scores(path)
             continue
+        if found := next((path / name for name in RESULTS if (path / name).is_file()), None):
+            report.studies.append(_study(found))
+            continue
         if path.is_dir() and (records := read_log(path / LOG)):
             report.runs.append(Run(source.rstrip("/"), records))
             if not (path / "model.safetensors").is_file():
                 continue
         report.galleries.append(_gallery(source, seed, device, data_dir))
-    if not (report.galleries or report.scores or report.runs):
+    if not sources:
         raise UsageError("Name what the page is to show: checkpoints, images, score files, folders of trainings.")
     return report
+
+
+def _study(results: Path) -> Study:
+    """The verdict and the figures in the folder of a study."""
+    try:
+        about = json.loads(results.read_text("utf-8"))
+        verdict = str(about.get("verdict", ""))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{results}: holds no results; `mnistgen augment --out FOLDER` writes them.") from error
+    figures = {path.stem.replace("_", " "): uri(path.read_bytes()) for path in sorted(results.parent.glob("*.png"))}
+    return Study(str(results.parent), verdict, figures)
 
 
 def _gallery(source: str, seed: int, device: str | torch.device, data_dir: Path | None) -> Gallery:
@@ -123,4 +149,9 @@ def png(image: Tensor) -> str:
     """A grey image (H, W) uint8 as a data URI."""
     file = io.BytesIO()
     Image.fromarray(image.numpy()).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return uri(file.getvalue())
+
+
+def uri(content: bytes) -> str:
+    """A PNG as a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
