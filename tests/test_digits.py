@@ -8,11 +8,11 @@ from command import mnistgen
 
 from mnistgen import UsageError, load_data
 from mnistgen.checkpoint import read_checkpoint
-from mnistgen.data import data_folder, load_training_data, sources
+from mnistgen.data import data_folder, load_training_data, loading
 from mnistgen.errors import DownloadError
 from mnistgen.evaluator import extract, load_evaluator
 
-FILE = Path(sources.__file__).with_name("digits.npz")
+FILE = Path(loading.__file__).with_name("digits.npz")
 
 
 @pytest.fixture

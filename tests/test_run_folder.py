@@ -20,10 +20,10 @@ from tiny import Tiny, blobs
 
 from mnistgen import UsageError, fit, load, save
 from mnistgen.checkpoint import load_state, read_checkpoint, save_state
-from mnistgen.cli import main, training
+from mnistgen.cli import main, training_run
 from mnistgen.cli.run_folder import RunFolder
 from mnistgen.cli.train import GeneratorOptions
-from mnistgen.cli.training_run import Files
+from mnistgen.cli.training_run import RunWriter
 from mnistgen.curves import curves, read_log
 from mnistgen.errors import DamagedRunError, MnistgenError
 from mnistgen.training.schedule import Length
@@ -324,11 +324,11 @@ def killed_in(monkeypatch: pytest.MonkeyPatch, run: Command, where: str, *flags:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Files, where, killed)
+        patch.setattr(RunWriter, where, killed)
         run(*flags, code=130)
 
 
-@pytest.mark.parametrize("where", ["settle", "draw"])
+@pytest.mark.parametrize("where", ["settle", "make_pictures"])
 def test_killed_after_the_last_save(
     home: Path, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -545,7 +545,7 @@ def test_the_log_has_the_learning_rate_and_losses_in_every_record(original: Path
 
 
 def test_the_line_of_a_slow_model_moves() -> None:
-    meter = training.Meter(None)
+    meter = training_run.Meter(None)
     lines = []
     for step in fit(Tiny(Tiny.Config(), 4), blobs(60), steps=5):
         meter.add(step)
