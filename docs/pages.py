@@ -33,7 +33,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir)))
     app.connect("source-read", link_files)
-    app.connect("autodoc-process-docstring", plain_docstring, priority=100)  # before napoleon reads them
+    app.connect("autodoc-process-docstring", plain_docstring)
     return {"parallel_read_safe": True}
 
 
