@@ -82,7 +82,7 @@ class Column(NamedTuple):
 COLUMNS = (
     Column("FID / floor", "floors.A.penultimate", ".1f"),
     Column("FID", "fid.A.penultimate", ".3g"),
-    Column("FID, earlier layer / floor", "floors.A.early", ".1f"),
+    Column("FID, intermediate layer / floor", "floors.A.early", ".1f"),
     Column("KID", "kid.A.penultimate", ".2g"),
     Column("precision", "precision.A.penultimate", ".3f"),
     Column("recall", "recall.A.penultimate", ".3f"),

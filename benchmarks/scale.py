@@ -1,4 +1,4 @@
-"""The scale that every score stands beside: the floor, and what spoilt images get, for each layer and evaluator.
+"""The scale that every score stands beside: the floor, and what corrupted images get, for each layer and evaluator.
 
     python benchmarks/scale.py                             print the table; minutes
     python benchmarks/scale.py --ship mnistgen/weights     and write it there, with the reference features

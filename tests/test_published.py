@@ -6,6 +6,7 @@ tolerance is the 95% interval that the record has for other samples.
 
 import hashlib
 import math
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,14 @@ def test_a_model_is_read_from_its_checkpoint_and_its_records() -> None:
     assert found.headline == max(published.record("scores-mnist")["dcgan"]["floors"].values())
     assert found.columns["an image"] == "0.2 ms"
     assert (found.weights, found.steps) == (1_038_466, 12_891)
+
+
+@pytest.mark.parametrize("name", ["scores-mnist", "times-mnist"])
+def test_the_records_that_are_shown_are_in_the_wheel(name: str) -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    inside = published.RECORDS[0].relative_to(Path(published.__file__).parents[1])
+    assert included[f"benchmarks/results/{name}.json"] == f"{inside}/{name}.json"
 
 
 def test_a_damaged_record_or_checkpoint_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
