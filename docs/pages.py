@@ -86,7 +86,7 @@ def index(names: list[str]) -> str:
     return f"# Models\n\n{INDEX}\n\n{table}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
 
 
-INDEX = """All draw the digit that is asked for. FID / floor is the distance to MNIST's test images as a multiple of
+INDEX = """All sample the digit that is asked for. FID / floor is the distance to MNIST's test images as a multiple of
 what real images get, the larger of those that evaluators A and B see. `labels` is how often evaluator A sees the digit
 that was asked for. The time of an image is that of one core. Each page has the paper, the loss, what was changed, and
 how to train it."""
