@@ -257,7 +257,7 @@ def load_flat(folder: Path) -> Tiny:
     return model
 
 
-def test_the_way_from_noise_to_digit(folder: Path) -> None:
+def test_the_trajectory_from_noise_to_digit(folder: Path) -> None:
     text = mnistgen(folder, "sample", "walker", "--trajectory", "--steps", "30", "--digits", "1,2", "--per-digit", "2")
     assert "trajectory-seed0.png" in text
     rows = cells(folder / "samples" / "walker" / "trajectory-seed0.png")
@@ -271,13 +271,13 @@ def test_the_way_from_noise_to_digit(folder: Path) -> None:
         assert 0 < film.size[1] - 2 * 4 * 30 < 40  # a line that says which step
         assert "Seed: 2" in film.info["comment"].decode()
     assert "generates an image in one step" in mnistgen(folder, "sample", "duel", "--trajectory", code=2)
-    assert "or a .gif of a path" in mnistgen(folder, "sample", "walker", "--out", "still.gif", code=2)
+    assert "or a .gif of a trajectory" in mnistgen(folder, "sample", "walker", "--out", "still.gif", code=2)
     assert not (folder / "still.gif").exists()
 
 
-def test_one_step_is_no_path(folder: Path) -> None:
+def test_one_step_is_no_trajectory(folder: Path) -> None:
     text = mnistgen(folder, "sample", "walker", "--trajectory", "--steps", "1", code=2)
-    assert "in one step, so there is no path; --steps 8 takes more" in text
+    assert "in one step, so there is no trajectory; --steps 8 takes more" in text
 
 
 def test_captions_and_none(folder: Path) -> None:
@@ -329,7 +329,7 @@ def test_every_sampling_option_of_a_shipped_model_has_help(name: str) -> None:
     assert set(sampling) <= set(option_help(cls))
 
 
-def test_the_same_noise_with_other_knobs_and_labels(folder: Path) -> None:
+def test_a_fixed_latent_with_other_options_and_labels(folder: Path) -> None:
     walker = load_walker(folder)
     mnistgen(folder, "sample", "walker", "--sweep", "steps", "1", "2", "5", "--digits", "3,0", "--seed", "4")
     rows = cells(folder / "samples" / "walker" / "sweep-steps-seed4.png")

@@ -18,7 +18,8 @@ from torch import Tensor
 from mnistgen import BaseConfig, Dataset, GenerativeModel, Loss, Noise, UsageError, fit, load, sample
 from mnistgen.cli.evaluator import ClassifierOptions
 from mnistgen.cli.run_folder import RunFolder
-from mnistgen.cli.train import GeneratorOptions
+from mnistgen.cli.train import GeneratorOptions, _GeneratorWriter
+from mnistgen.cli.training_run import Meter, _stored_options
 from mnistgen.curves import curves
 from mnistgen.data import to_float
 from mnistgen.errors import CheckpointError
@@ -378,3 +379,11 @@ def test_curves_of_what_was_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert lines["coverage (by the second evaluator)"] == [[2, 0.25], [4, 0.75]]
     assert lines.get("label agreement") == (None if agreement is None else [[2, 0.5], [4, 0.5]])
     assert len(lines["critic"]) == 4
+
+
+def test_a_run_of_an_earlier_version_goes_on() -> None:
+    options = _stored_options(_GeneratorWriter, {"watch_every": 3}, Path("run.json"))
+    assert isinstance(options, GeneratorOptions)
+    assert options.monitor_every == 3
+    check = {"label_agreement": 0.5, "coverage": 0.25, "missing": [3]}
+    assert Meter({"watch": check}).monitor == Meter({"monitor": check}).monitor == check

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from statistics import NormalDist
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mnistgen import BaseConfig, ContractError, GenerativeModel, Loss, Noise, PluginError, UsageError, sample
 from mnistgen.data import to_float, to_uint8
-from mnistgen.model import HasDecoder, HasLatents
+from mnistgen.model import HasDecoder, HasLatents, HasPath
 from mnistgen.sampling import (
     REGIONS,
     fixed_latent,
@@ -410,3 +411,23 @@ def test_every_ability_is_held_to_the_contract(method: str, call, fails: bool, m
     message = rf"{method}\(\) of Walker fails: ZeroDivisionError" if fails else rf"Walker.{method}\(\) returns None"
     with pytest.raises((ContractError, PluginError), match=message):
         call(Walker(TinyConfig(), 4))
+
+
+class Former(Walker):
+    former_options: ClassVar[dict[str, str]] = {"light": "bright"}
+
+
+def test_former_names_of_options_and_abilities_work(walker: Walker) -> None:
+    model = Former(TinyConfig(), num_classes=4)
+    with pytest.warns(DeprecationWarning, match="light is called bright now"):
+        images = sample(model, [1], light=True)
+    assert torch.equal(images, sample(model, [1], bright=True))
+
+    with pytest.warns(DeprecationWarning, match="HasPath and sample_path are called HasTrajectory"):
+
+        class OfTheLastVersion(Tiny, HasPath):
+            def sample_path(self, y: Tensor, *, noise: Noise) -> Iterator[Tensor]:
+                yield self.sample(y, noise=noise)
+
+    model = OfTheLastVersion(TinyConfig(), num_classes=4)
+    assert torch.equal(sample_trajectory(model, [1])[-1], sample(model, [1]))

@@ -334,9 +334,8 @@ class Meter:
             # A state of an earlier version has sums in their place, of as many steps as had not been in the log yet.
             self.window = deque(({str(k): float(v) for k, v in one.items()} for one in state.get("window", ())), WINDOW)
             self.validation: float | None = state.get("validation")
-            self.monitor: dict[str, Any] | None = state.get(
-                "monitor", state.get("watch")
-            )  # the last check; "watch" in earlier versions
+            last = state.get("monitor", state.get("watch"))  # the latter in earlier versions
+            self.monitor: dict[str, Any] | None = last  # check
             self.warned: list[int] = list(state.get("warned", ()))  # missing classes, as last told
             self.line_of_monitor()
             if self.validation is not None:
