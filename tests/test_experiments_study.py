@@ -73,9 +73,9 @@ FIGURES = report._study_figures
 
 def small(folder: Path, models: Sequence[type[GenerativeModel]] = (Tiny,), **changes: Any) -> Study:
     design = {
-        "per_class": PER_CLASS,
+        "per_class": (2,),
         "ratio": (2.0,),
-        "seeds": 2,
+        "seeds": 1,
         "classifiers": ("logistic",),
         "generator_steps": 4,
         "classifier_steps": 5,
@@ -118,7 +118,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, dict[str, 
         patch.setattr(StudyContext, "fit", watch)
         patch.setattr(tasks, "evaluate", look)
         patch.setattr(report, "_study_figures", FIGURES)
-        study = small(tmp_path_factory.mktemp("watched"), conditions=("all",), pool=40)
+        study = small(tmp_path_factory.mktemp("watched"), per_class=PER_CLASS, seeds=2, conditions=("all",), pool=40)
     return study, fitted, tested
 
 
@@ -256,7 +256,7 @@ def test_known_numbers_are_of_the_nearest_neighbour(watched: tuple[Study, dict[s
 
 
 def test_another_ratio_changes_the_fraction_of_real_images_only_where_that_is_asked(tmp_path: Path) -> None:
-    design = {"per_class": (2,), "seeds": 1, "ratio": (0.5, 3.0), "conditions": ("synthetic", "synthetic-only")}
+    design = {"ratio": (0.5, 3.0), "conditions": ("synthetic", "synthetic-only")}
     for fraction, expected in ((0.25, {8}), ("ratio", {round(32 / 1.5), 8})):
         study = small(tmp_path / str(fraction), real_fraction=fraction, **design)
         assert {c.real for c in of_conditions(study) if c.condition == "synthetic"} == expected
@@ -451,7 +451,7 @@ DAMAGES: dict[str, Any] = {
 
 
 def test_damaged_records_are_done_again_and_that_is_said(tmp_path: Path) -> None:
-    plain = small(tmp_path, per_class=(2,), seeds=1, conditions=("real",))
+    plain = small(tmp_path, conditions=("real",))
     task = next(task for task in plain.plan.everything if isinstance(task, Classify) and task.condition == "real")
     path = tmp_path / "records" / f"{plain.cache.key(task)}.json"
     text = path.read_text()
@@ -469,7 +469,7 @@ def test_damaged_records_are_done_again_and_that_is_said(tmp_path: Path) -> None
         assert cache.get(task) is None, damaged[:100]
         assert cache.damaged.keys() == {str(path)}
     said: list[str] = []
-    study = small(tmp_path, per_class=(2,), seeds=1, conditions=("real",), say=said.append)
+    study = small(tmp_path, conditions=("real",), say=said.append)
     assert f"note: {path} is damaged (" in "\n".join(said)
     assert not study.missing
     assert [o.accuracies for o in study.outcomes] == [o.accuracies for o in plain.outcomes]
@@ -483,7 +483,7 @@ def test_a_folder_of_other_things_stays_as_it_is(tmp_path: Path, only_plan: bool
         small(tmp_path, only_plan=only_plan)
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "mine.failed").write_text("the user's")
-    small(tmp_path, per_class=(2,), seeds=1, conditions=("real",), only_plan=only_plan)
+    small(tmp_path, conditions=("real",), only_plan=only_plan)
     for name in (".env.tmpl", "mine.failed", "records/mine.failed"):
         assert (tmp_path / name).read_text() == "the user's"
 
@@ -498,7 +498,7 @@ class Failing(Tiny):
 
 def test_a_model_that_fails_is_left_out_of_the_estimate(tmp_path: Path) -> None:
     said: list[str] = []
-    study = small(tmp_path, (Failing, Tiny), per_class=(2,), seeds=1, conditions=("synthetic",), say=said.append)
+    study = small(tmp_path, (Failing, Tiny), conditions=("synthetic",), say=said.append)
     text = "\n".join(said)
     assert "the estimate is without 'generator failing', which fails: " in text
     assert "of the plugin" in text
@@ -516,7 +516,7 @@ def test_a_task_that_fails_ends_nothing_and_is_tried_again(tmp_path: Path, monke
                 raise RuntimeError("no more ink")
             return super().sample(y, noise=noise, temperature=temperature)
 
-    design: dict[str, Any] = {"models": (Frail, Tiny), "per_class": (2,), "conditions": ("synthetic",)}
+    design: dict[str, Any] = {"models": (Frail, Tiny), "seeds": 2, "conditions": ("synthetic",)}
     study = small(tmp_path, **design)
     frail = [failure for failure in study.failures if "frail" in failure.name]
     assert len(study.failures) == len(frail) == study.missing == 4  # images and a classifier, twice
@@ -533,23 +533,23 @@ def test_a_task_that_fails_ends_nothing_and_is_tried_again(tmp_path: Path, monke
 
 
 def test_a_folder_is_taken_up_with_another_design(tmp_path: Path) -> None:
-    first = small(tmp_path, per_class=(2,), seeds=1, conditions=("synthetic",))
+    first = small(tmp_path, conditions=("synthetic",))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()}
     more = small(tmp_path, per_class=(2, 4), seeds=2, conditions=("synthetic", "affine"), ratio=(1.0, 2.0))
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(more.plan.everything) > len(first.plan.everything)
-    small(tmp_path, per_class=(2,), seeds=1, conditions=("synthetic",), classifier_steps=6)  # another recipe: done anew
+    small(tmp_path, conditions=("synthetic",), classifier_steps=6)  # another recipe: done anew
     names = {path.name for path in (tmp_path / "records").iterdir()}
     assert sum(name.startswith("r0-n2-logistic-real") for name in names) == 2
     damaged = next(path for path in before if "logistic-real" in path.name)  # not one that nothing needs any more
     damaged.write_text("{")
-    again = small(tmp_path, per_class=(2,), seeds=1, conditions=("synthetic",))
+    again = small(tmp_path, conditions=("synthetic",))
     assert not again.missing
     assert json.loads(damaged.read_text())["key"] == damaged.stem
 
 
 def test_a_larger_ratio_beside_it_leaves_a_result_as_it_is(tmp_path: Path) -> None:
-    design: dict[str, Any] = {"per_class": (2,), "seeds": 1, "conditions": ("synthetic",)}
+    design: dict[str, Any] = {"conditions": ("synthetic",)}
     small(tmp_path, ratio=(2.0,), **design)
     (path,) = (tmp_path / "records").glob("*-synthetic-tiny-x2-*.json")
     before = path.stat().st_mtime_ns
@@ -600,7 +600,7 @@ def _all_dependencies(task: Task) -> list[Task]:
 
 def test_a_plan_says_what_is_asked_and_does_nothing(tmp_path: Path) -> None:
     said: list[str] = []
-    study = small(tmp_path / "plan", only_plan=True, say=said.append)
+    study = small(tmp_path / "plan", per_class=PER_CLASS, seeds=2, only_plan=True, say=said.append)
     assert study.missing == len(study.plan.everything)
     assert not (tmp_path / "plan").exists()
     titles = ["question", "models", "classifiers", "sizes", "conditions", "trainings", "tasks", "estimate"]
@@ -639,7 +639,7 @@ def test_one_image_from_outside_the_subset_ends_the_study(folder: Path, monkeypa
 
 
 def test_a_generator_of_other_images_is_not_drawn_from(tmp_path: Path) -> None:
-    design: dict[str, Any] = {"per_class": (2,), "seeds": 1, "conditions": ("synthetic",)}
+    design: dict[str, Any] = {"conditions": ("synthetic",)}
     study = small(tmp_path, **design)
     (generator,) = [task for task in study.plan.everything if isinstance(task, TrainGenerator)]
     path = tmp_path / "records" / f"{study.cache.key(generator)}.json"
@@ -745,9 +745,7 @@ def test_models_that_a_study_cannot_take(tmp_path: Path) -> None:
 
 
 def test_a_models_hyperparameters_can_be_given(tmp_path: Path) -> None:
-    study = small(
-        tmp_path, per_class=(2,), seeds=1, conditions=("synthetic",), configs={"tiny": TinyConfig(latent_dim=5)}
-    )
+    study = small(tmp_path, conditions=("synthetic",), configs={"tiny": TinyConfig(latent_dim=5)})
     (generator,) = [task for task in study.plan.everything if isinstance(task, TrainGenerator)]
     assert json.loads(generator.config)["latent_dim"] == 5
     assert json.loads((tmp_path / "results.json").read_text())["design"]["configs"]["tiny"]["latent_dim"] == 5
@@ -778,6 +776,6 @@ def test_wrong_usage(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     ):
         assert flag in text
     assert "examples:" in text
-    text = said("vae", *ARGUMENTS, "--out", "planned", "--plan", code=0)
+    text = mnistgen(folder, "augment", "tiny", *ARGUMENTS, "--out", "planned", "--plan")
     assert "estimate" in text
     assert not (folder / "planned" / "report.md").exists()
