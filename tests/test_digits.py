@@ -97,6 +97,15 @@ def test_training_offline_names_what_it_was_trained_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
+def test_the_test_that_is_advised_offline_works(tmp_path: Path) -> None:
+    variables = {"MNISTGEN_DATA": str(tmp_path / "none")}
+    text = mnistgen(tmp_path, "evaluator", "train", "logistic", "--steps", "2", "--quiet", **variables)
+    (advice,) = [line.partition("python -m mnistgen ")[2] for line in text.splitlines() if line.startswith("test it")]
+    assert advice.endswith(" --data digits")
+    assert "trained on these images" in mnistgen(tmp_path, *advice.split(), "--quiet", **variables)
+
+
+@pytest.mark.usefixtures("offline")
 def test_sampling_offline_without_a_name_draws_from_the_flow(tmp_path: Path) -> None:
     variables = {"MNISTGEN_DATA": str(tmp_path / "none")}
     text = mnistgen(tmp_path, "sample", "--per-digit", "1", "--quiet", **variables)

@@ -17,7 +17,8 @@ from mnistgen.cli.run_folder import LOG
 from mnistgen.cli.training_run import Outcome, RunWriter, TrainOptions, train
 from mnistgen.console import duration, notes, out, show
 from mnistgen.curves import curves
-from mnistgen.data import DIGITS, Dataset, available_splits, load_data
+from mnistgen.data import DIGITS, Dataset, available_splits, data_folder, load_data
+from mnistgen.data.families import FAMILIES
 from mnistgen.errors import CheckpointError, UsageError, suggestion
 from mnistgen.evaluator import (
     CLASSIFIERS,
@@ -142,8 +143,10 @@ class _ClassifierWriter(RunWriter):
         if validation is not None:
             held = evaluate(load_classifier(self.folder.path), validation)
             console.print(f"held-out    {_percent(held)} of {len(validation)} training images")
-        # The synthetic digits have no test images; MNIST's are those they stand for.
-        where = "" if self.options.data in ("mnist", DIGITS) else f" --data {shlex.quote(self.options.data)}"
+        # The synthetic digits have no test images; MNIST's are those they stand for, where they are on disk.
+        mnist = (data_folder(self.options.data_dir) / FAMILIES["mnist"].folder / "raw").is_dir()
+        known = ("mnist", DIGITS) if mnist else ("mnist",)
+        where = "" if self.options.data in known else f" --data {shlex.quote(self.options.data)}"
         source = shlex.quote(str(self.folder.path))
         console.print(f"checkpoint  {self.folder.path / WEIGHTS}", markup=False)
         console.print(f"curves      {', '.join(map(str, pictures))}", markup=False)
