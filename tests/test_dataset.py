@@ -157,7 +157,7 @@ class Pairs(torch.utils.data.Dataset[tuple[Any, Any]]):
 def test_library_calls_take_images_and_labels_of_any_kind(given: Any) -> None:
     data = as_dataset(given)
     assert data.hash == blobs(24).hash
-    assert open_source(given, name="mine").hash == data.hash
+    assert open_source(given, name="mine").data.hash == data.hash
     *_, step = fit(Tiny(TinyConfig(), 4), given, validation=given, steps=1, device="cpu")
     *_, same = fit(Tiny(TinyConfig(), 4), blobs(24), steps=1, device="cpu")
     assert step.run.identity["dataset hash"] == same.run.identity["dataset hash"]
