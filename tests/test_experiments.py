@@ -122,6 +122,7 @@ def test_the_number_of_pairs() -> None:
         assert pairs_needed(1.0, effect) == known
         assert power(known, 1.0, effect) >= 0.8 > power(known - 1, 1.0, effect)
     assert pairs_needed(0.0, 0.1) == 2
+    assert pairs_needed(0.2, 1.0) == 3  # power 0.58 with 2 pairs, 0.98 with 3
     assert pairs_needed(1.0, 1e-6) is None
 
 

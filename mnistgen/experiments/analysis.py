@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from mnistgen.errors import UsageError
 from mnistgen.experiments import protocol
@@ -89,7 +89,7 @@ def power(n: int, spread: float, effect: float) -> float:
     """How often a paired t-test of n pairs finds a difference of `effect`, by the noncentral t distribution."""
     critical = special.stdtrit(n - 1, 1 - LEVEL / 2)
     shift = abs(effect) / spread * math.sqrt(n)
-    return float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+    return float(1 - special.nctdtr(n - 1, shift, critical) + special.nctdtr(n - 1, shift, -critical))
 
 
 def pairs_needed(spread: float, effect: float) -> int | None:
@@ -101,7 +101,7 @@ def pairs_needed(spread: float, effect: float) -> int | None:
         enough *= 2
         if enough > MOST_PAIRS:
             return None
-    return bisect.bisect_left(range(enough), POWER, lo=max(2, enough // 2), key=lambda n: power(n, spread, effect))
+    return bisect.bisect_left(range(enough), True, lo=enough // 2, key=lambda n: power(n, spread, effect) >= POWER)
 
 
 @dataclass(frozen=True)
