@@ -548,6 +548,21 @@ def test_a_folder_is_taken_up_with_another_design(tmp_path: Path) -> None:
     assert json.loads(damaged.read_text())["key"] == damaged.stem
 
 
+def test_records_of_former_versions_count(tmp_path: Path) -> None:
+    design: dict[str, Any] = {"conditions": ("synthetic",)}
+    first = small(tmp_path, **design)
+    folder = (tmp_path / "records").rename(tmp_path / "cells")
+    for path in folder.glob("*.json"):
+        record = json.loads(path.read_text())
+        record |= {"work": {"train": 5, "test": 100}, "seconds": {"train": 2.0, "test": 1.0}}
+        path.write_text(json.dumps(record))
+    again = small(tmp_path, only_plan=True, **design)
+    assert not again.missing
+    assert not again.cache.damaged
+    assert [o.accuracies for o in again.outcomes] == [o.accuracies for o in first.outcomes]
+    assert again.outcomes[0].seconds == pytest.approx(3.0)
+
+
 def test_a_larger_ratio_beside_it_leaves_a_result_as_it_is(tmp_path: Path) -> None:
     design: dict[str, Any] = {"conditions": ("synthetic",)}
     small(tmp_path, ratio=(2.0,), **design)
