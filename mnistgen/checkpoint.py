@@ -78,10 +78,12 @@ def save(
     seed: int = 0,
     seconds: float = 0.0,
     scores: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write the model's weights and description to `path` (a folder gets `model.safetensors`).
 
-    Pass the averaged model of a run (`step.ema`). Raises `CheckpointError` where a weight is not finite (what is
+    Pass the averaged model of a run (`step.ema`). `dtype` is what its parameters are stored in, float16 for a file of
+    half the size; `load` makes a float32 model of it. Raises `CheckpointError` where a weight is not finite (what is
     at `path` stays) and `MnistgenError` where the file cannot be written.
     """
     model = uncompiled(model)
@@ -97,6 +99,7 @@ def save(
         seed=seed,
         seconds=seconds,
         scores=scores,
+        dtype=dtype,
     )
 
 
@@ -107,10 +110,11 @@ def write(
     dataset: Dataset | None,
     seconds: float,
     scores: Mapping[str, Any] | None,
+    dtype: torch.dtype | None = None,
     **about: Any,
 ) -> None:
     """Write the weights and description of a generator or a classifier; `about` is the rest of the `Checkpoint`."""
-    path, network = _weights_file(Path(path)), uncompiled(network)
+    network = uncompiled(network)
     description = Checkpoint(
         config=asdict(network.config),
         num_classes=network.num_classes,
@@ -122,12 +126,27 @@ def write(
         scores=dict(scores or {}),
         **about,
     )
+    _store(_weights_file(Path(path)), network, description, dtype)
+
+
+def rewrite(source: str | Path, path: Path, *, model: GenerativeModel | None = None, dtype: torch.dtype) -> None:
+    """Write a checkpoint again with its parameters stored in `dtype`, and what it says of itself unchanged.
+
+    `model` is the one of `source` where its buffers have been changed since it was loaded.
+    """
+    _store(path, model or load(source), read_checkpoint(source), dtype)
+
+
+def _store(path: Path, network: Trainable, description: Checkpoint, dtype: torch.dtype | None) -> None:
     state = {name.replace("_orig_mod.", ""): tensor for name, tensor in network.state_dict().items()}  # compiled parts
     tensors = {
         name: tensor.detach().cpu().clone().contiguous()
         for name, tensor in state.items()
         if not is_training_only(network, name)
     }
+    if dtype is not None:
+        parameters = {name.replace("_orig_mod.", "") for name, _ in network.named_parameters()}
+        tensors |= {name: tensors[name].to(dtype) for name in tensors.keys() & parameters}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path}: not written, because weight {name} is not finite.")

@@ -25,7 +25,7 @@ from tiny import Tiny, TinyConfig, Walker, blobs
 import mnistgen
 import mnistgen.solvers
 from mnistgen import CheckpointError, ContractError, UsageError, fit, integrity, load, sample, save, score, train
-from mnistgen.checkpoint import find, hidden, load_state, read_checkpoint, save_state
+from mnistgen.checkpoint import find, hidden, load_state, read_checkpoint, rewrite, save_state
 from mnistgen.cli import main
 from mnistgen.evaluator import load_classifier
 from mnistgen.scoring import open_source
@@ -63,6 +63,32 @@ def test_a_checkpoint_rebuilds_its_model(model: Tiny, tmp_path: Path) -> None:
 def test_lower_precision_is_read_into_the_model(model: Tiny, tmp_path: Path) -> None:
     save(tmp_path / "a.safetensors", model.bfloat16())
     assert load(tmp_path / "a.safetensors", model_class=Tiny).encoder.weight.dtype == torch.float32
+
+
+def test_parameters_in_half_precision_make_a_float32_model(model: Tiny, tmp_path: Path) -> None:
+    model.register_buffer("fine", torch.tensor([1.0, 1.00001]))
+    save(tmp_path / "half.safetensors", model, dtype=torch.float16)
+    stored = load_file(tmp_path / "half.safetensors")
+    assert {name: tensor.dtype for name, tensor in stored.items() if name in dict(model.named_parameters())} == {
+        name: torch.float16 for name, _ in model.named_parameters()
+    }
+    assert torch.equal(stored["fine"], model.fine)
+    del model.fine
+    save(tmp_path / "tiny.safetensors", model, steps=7, seconds=1.5)
+    rewrite(tmp_path / "tiny.safetensors", tmp_path / "again.safetensors", model=model, dtype=torch.float16)
+    assert read_checkpoint(tmp_path / "again.safetensors") == read_checkpoint(tmp_path / "tiny.safetensors")
+    again = load(tmp_path / "again.safetensors", model_class=Tiny)
+    for mine, theirs in zip(model.parameters(), again.parameters(), strict=True):
+        assert theirs.dtype == torch.float32
+        torch.testing.assert_close(theirs, mine, rtol=2**-11, atol=2**-25)
+
+
+def test_a_weight_beyond_half_precision_is_not_written(model: Tiny, tmp_path: Path) -> None:
+    with torch.no_grad():
+        model.encoder.weight.flatten()[0] = 1e5
+    with pytest.raises(CheckpointError, match=r"encoder\.weight is not finite"):
+        save(tmp_path / "half.safetensors", model, dtype=torch.float16)
+    assert not (tmp_path / "half.safetensors").exists()
 
 
 def test_a_class_that_is_not_registered_must_be_given(model: Tiny, tmp_path: Path) -> None:

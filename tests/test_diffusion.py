@@ -68,6 +68,22 @@ def test_ink_of_even_rank_has_the_frequencies_of_the_training_images() -> None:
     assert torch.allclose(torch.bincount(levels, minlength=256)[1:] / 200_000, ink.float(), atol=2e-5)
 
 
+def test_calibrated_edges_give_a_models_numbers_the_frequencies_of_the_training_images() -> None:
+    images, _ = strokes(500)
+    space = PixelSpace(ranked=True)
+    space.prepare(images)
+    u = 0.9 * space.encode(images.float() / 127.5 - 1) + 0.1 * torch.randn(images.shape).abs() + 0.05  # too light
+    counts = torch.bincount(images.flatten().long(), minlength=256)
+
+    def apart() -> int:
+        levels = ((space.decode(u) + 1) * 127.5).round().long().flatten()
+        return int((torch.bincount(levels, minlength=256) - counts).abs().sum())
+
+    before = apart()
+    space.calibrate(u, images)
+    assert apart() < 0.001 * u.numel() < before
+
+
 def test_black_has_a_wide_bin() -> None:
     images, _ = strokes(500)
     for ranked, width in ((False, 0.05), (True, 0.15)):

@@ -5,7 +5,7 @@ import torch
 from mnistgen_plugins.diffusion.muon import Muon, orthogonal
 from torch import Tensor, nn
 
-from mnistgen.nn import ClassEmbedding, ResidualBlock
+from mnistgen.nn import ClassEmbedding, GreyLevels, ResidualBlock
 
 
 def test_class_embedding_of_one_hot_weights_is_that_of_the_label() -> None:
@@ -98,3 +98,32 @@ def test_muon_goes_on_as_if_nothing_had_happened() -> None:
         return model.weight.detach()
 
     assert torch.equal(run(3), run(99))
+
+
+def test_grey_levels_are_those_of_rounding_until_they_are_calibrated() -> None:
+    x = 2 * torch.rand(2000, generator=torch.Generator().manual_seed(0)) - 1
+    assert torch.equal(GreyLevels().decode(x), ((x + 1) * 127.5).round() / 127.5 - 1)
+
+
+def test_calibrated_levels_are_as_frequent_as_those_of_the_images_and_in_order() -> None:
+    images = torch.tensor([0, 0, 0, 0, 0, 100, 100, 255], dtype=torch.uint8).reshape(2, 1, 2, 2)
+    levels, x = GreyLevels(), torch.rand(8000, generator=torch.Generator().manual_seed(0)).square() - 0.9
+    levels.calibrate(x, images)
+    found = ((levels.decode(x) + 1) * 127.5).round().long()
+    assert torch.bincount(found, minlength=256).nonzero().flatten().tolist() == [0, 100, 255]
+    assert torch.bincount(found, minlength=256)[[0, 100, 255]].tolist() == [5000, 2000, 1000]
+    assert bool((found[x.argsort()].diff() >= 0).all())
+
+
+def test_equal_numbers_are_of_one_level() -> None:
+    """Of a network that gives exact black too often, all of it stays black."""
+    images = torch.tensor([0, 0, 90, 255], dtype=torch.uint8).reshape(1, 1, 2, 2)
+    levels = GreyLevels()
+    levels.calibrate(torch.tensor([-1.0, -1.0, -1.0, 0.5]), images)
+    assert torch.equal(levels.decode(torch.tensor([-1.0, 0.5])), torch.tensor([-1.0, 1.0]))
+
+
+def test_weights_from_before_there_were_grey_levels_still_load() -> None:
+    levels = nn.Sequential(GreyLevels())
+    levels.load_state_dict({})
+    assert torch.equal(levels[0].edges, GreyLevels().edges)

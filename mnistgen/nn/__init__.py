@@ -10,6 +10,7 @@ from mnistgen.nn.autoencoder import ImageDecoder, ImageEncoder, Upsampler
 from mnistgen.nn.blocks import ClassEmbedding, ResidualBlock
 from mnistgen.nn.couplings import AffineCoupling, FlowSequence, checkerboard, log_normal
 from mnistgen.nn.dequantisation import dequantise, from_logits, quantise, to_logits
+from mnistgen.nn.levels import GreyLevels, calibrated_edges
 from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood, LikelihoodName
 from mnistgen.nn.masked import MaskedConv2d
 from mnistgen.nn.precision import computes_in_bfloat16
@@ -21,6 +22,7 @@ __all__ = [
     "CausalBlock",
     "ClassEmbedding",
     "FlowSequence",
+    "GreyLevels",
     "ImageDecoder",
     "ImageEncoder",
     "KeyValueCache",
@@ -32,6 +34,7 @@ __all__ = [
     "ResidualDiscriminator",
     "ResidualGenerator",
     "Upsampler",
+    "calibrated_edges",
     "checkerboard",
     "computes_in_bfloat16",
     "dequantise",

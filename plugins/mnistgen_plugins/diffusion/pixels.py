@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mnistgen.nn import calibrated_edges
+
 LEVELS = 256
 # A stroke is many pixels that go together, so that its shape is decided where the noise is several times as large.
 # More of the straight path is there with 0.5 than with 1.
@@ -53,6 +55,13 @@ class PixelSpace(nn.Module):
         self.values.copy_((values - mean) * scale)
         self.edges.copy_((edges - mean) * scale)
         self.log_frequency.copy_(((counts + 1) / (counts + 1).sum()).log())
+
+    def calibrate(self, u: Tensor, images: Tensor) -> None:
+        """Move the edges to where each level has the share of pixels among a model's numbers u that it has in images.
+
+        u, any shape, are of many samples, and images the training images, (n, 1, 28, 28) uint8.
+        """
+        self.edges.copy_(calibrated_edges(u, images))
 
     def encode(self, x: Tensor) -> Tensor:
         """[-1, 1] -> numbers of the space, any shape."""

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from mnistgen import BaseConfig, GenerativeModel, Loss, Noise
 from mnistgen.model import HasLatents, HasLikelihood, normal_like
-from mnistgen.nn import ClassEmbedding
+from mnistgen.nn import ClassEmbedding, GreyLevels
 
 PIXELS = 28 * 28
 CODES = 4096  # decoded at once by `log_prob`, so that its memory does not grow with the draws
@@ -85,6 +85,7 @@ class IWAE(GenerativeModel, HasLikelihood, HasLatents):
         self.latent_shape = (config.latent_dim,)
         self.encoder = ConditionalMLP(PIXELS, 2 * config.latent_dim, config.hidden, num_classes)
         self.decoder = ConditionalMLP(config.latent_dim, PIXELS, config.hidden, num_classes)
+        self.levels = GreyLevels()
 
     def losses(self, x: Tensor, y: Tensor) -> Iterator[Loss]:
         """The negative bound in nats an image; logs log q(z | b, y) - log p(z), and the effective sample size of w~."""
@@ -139,10 +140,9 @@ class IWAE(GenerativeModel, HasLikelihood, HasLatents):
         return mean
 
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
-        """The mean of p(b | z, y), the probability of white, as a grey image."""
+        """The mean of p(b | z, y), the probability of white, as a grey image; the more probable, the lighter."""
         h = self.decoder(z, y).float()
-        image: Tensor = rearrange(2 * h.sigmoid() - 1, "b (c h w) -> b c h w", c=1, h=28)
-        return image
+        return self.levels.decode(rearrange(2 * h.sigmoid() - 1, "b (c h w) -> b c h w", c=1, h=28))
 
     def log_prob(self, x: Tensor, y: Tensor, *, noise: Noise | None = None, importance_samples: int = 1) -> Tensor:
         """An estimate, on average below log p(x | y), from `importance_samples` draws of q; one gives the ELBO."""
