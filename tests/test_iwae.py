@@ -271,7 +271,8 @@ def test_the_bound_is_float32_under_autocast() -> None:
 def test_a_sample_is_the_probability_of_white() -> None:
     model, y = make(), torch.arange(4)
     z = Noise(0, range(4)).normal(2)
-    torch.testing.assert_close(probabilities(model.sample(y, noise=Noise(0, range(4)))), model.decoder(z, y).sigmoid())
+    white = probabilities(model.sample(y, noise=Noise(0, range(4))))
+    assert float((white - model.decoder(z, y).sigmoid()).abs().max()) < 0.5 / 255 + 1e-5  # the nearest grey level
     still = model.sample(y, noise=Noise(0, range(4)), temperature=0.0)
     torch.testing.assert_close(still, model.decode(torch.zeros(4, 2), y))
 
