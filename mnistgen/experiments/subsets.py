@@ -1,4 +1,4 @@
-"""The images that an arm may see: balanced subsets, nested by size, and the guard that holds generators to them."""
+"""The images that may be seen: balanced subsets, nested by size, and the guard that holds generators to them."""
 
 import hashlib
 from collections import Counter
