@@ -817,7 +817,7 @@ class TestOnRealDigits:
         some = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:200]
         fresh = judge.evaluators.extract(data.images[some])
         for view, features in judge.reference.features.by_layer.items():
-            torch.testing.assert_close(fresh.features[view], features[some], rtol=2e-3, atol=1e-3)
+            torch.testing.assert_close(fresh.by_layer[view], features[some], rtol=2e-3, atol=1e-3)
         assert torch.equal(judge.reference.labels, data.labels)
         assert set(judge.scales) == {1000, 5000, 10000}
 
