@@ -397,7 +397,7 @@ def _abilities(subject: Subject) -> None:
     if unknown:
         bases = _join(sorted(set(unknown.values())))
         raise ContractError(
-            f"{_join(list(unknown))} is defined, and {cls.__name__} does not derive from mnistgen.{bases}, so "
+            f"{_join(list(unknown))} is defined, and {cls.__name__} does not derive from mnistgen.model.{bases}, so "
             "that nothing calls it; derive from it, or give the method another name."
         )
 
