@@ -174,6 +174,31 @@ def test_files_that_hold_no_scores(content: str, says: str, tmp_path: Path) -> N
         read_scores(tmp_path / "wrong.json")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"headline": {"floors": "x", "by": {}, "interval_95": None}},
+        {"scale": {"floor": {"mean": {"fid.A.penultimate": "y"}}}},
+        {"numbers": {"cas": None}},
+        {"details": {"per_class_fid": {"classes": {"cat": 1.0}}}},
+        {"details": {"labels": {"table": [["z"]]}}},
+    ],
+)
+def test_scores_of_the_wrong_types(wrong: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "scores.json").write_text(json.dumps([score("x", 1.0, **wrong)]))
+    assert "is no file of scores" in mnistgen(tmp_path, "report", "scores.json", code=1)
+
+
+def test_a_number_that_is_none_has_no_bar(tmp_path: Path) -> None:
+    (tmp_path / "scores.json").write_text(json.dumps([score("x", float("nan"))]))
+    mnistgen(tmp_path, "report", "scores.json")
+    assert "nan" in Page((tmp_path / "report.html").read_text("utf-8")).texts
+
+
+def test_classes_have_their_names(page: Page) -> None:
+    assert [text for text in page.texts if text in ("cat", "dog")].count("cat") == 6  # of each score, three times
+
+
 def test_wrong_requests(folder: Path) -> None:
     assert "Name what the page is to show" in mnistgen(folder, "report", code=2)
     assert "A table needs scores" in mnistgen(folder, "report", "mine.npz", "--format", "csv", code=2)

@@ -8,7 +8,7 @@ import jinja2
 from mnistgen.files import atomic_file
 from mnistgen.report.figures import curves_svg
 from mnistgen.report.sources import Report
-from mnistgen.report.table import Column, Scored, columns, place, ranked, real_value, value
+from mnistgen.report.table import Column, Scored, columns, named, place, ranked, real_value, value
 
 EXPLAINED = (
     "A score is read on its scale: a floor of 1 is what other real images get. A bar is empty there, and full at what "
@@ -44,6 +44,7 @@ def render(report: Report, *, title: str, command: str) -> str:
         runs=report.runs,
         studies=report.studies,
         confused=_confused,
+        named=named,
     )
 
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mnistgen.checkpoint import Checkpoint
+from mnistgen.checkpoint import WEIGHTS, Checkpoint
 from mnistgen.curves import LOG, read_log
 from mnistgen.errors import DataError, UsageError
-from mnistgen.report.table import Scored, read_scores
+from mnistgen.report.table import Scored, named, read_scores
 from mnistgen.sampling import grid, sample
 from mnistgen.scoring import ImageSource, ModelSource, open_source
 
@@ -91,7 +91,7 @@ def read_sources(
             continue
         if path.is_dir() and (records := read_log(path / LOG)):
             report.runs.append(Run(source.rstrip("/"), records))
-            if not (path / "model.safetensors").is_file():
+            if not (path / WEIGHTS).is_file():
                 continue
         report.galleries.append(_gallery(source, seed, device, data_dir))
     if not sources:
@@ -130,8 +130,7 @@ def _strips(images: Tensor, labels: Tensor | None, names: Sequence[str]) -> list
     strips = []
     for label in labels.unique().tolist():
         some = images[labels == label][:EACH]
-        name = names[label] if label < len(names) else str(label)
-        strips.append(Strip(name, png(grid(some, EACH)), len(some)))
+        strips.append(Strip(named(label, names), png(grid(some, EACH)), len(some)))
     return strips
 
 

@@ -27,7 +27,7 @@ class Scored:
     noisy: Mapping[str, float]  # what noisy ones get, the other end of the scale
     protocol: str
     class_names: Sequence[str] = ()
-    per_class: Mapping[str, float] = field(default_factory=dict)  # FID of each class
+    per_class: Mapping[str, float] = field(default_factory=dict)  # FID of each class, by its name
     confusion: Sequence[Sequence[int]] = ()  # rows requested, columns predicted
     notes: Sequence[str] = ()
 
@@ -76,13 +76,15 @@ def read_scores(path: Path) -> list[Scored]:
 def _scored(score: Mapping[str, Any]) -> Scored:
     headline, details, protocol = score["headline"], score["details"], score["protocol"]
     numbers = {name: float(value) for name, value in score["numbers"].items()}
-    scale = {row: about["mean"] for row, about in score["scale"].items()}
-    interval = headline["interval_95"]
+    scale = {row: {k: float(v) for k, v in about["mean"].items()} for row, about in score["scale"].items()}
+    floors, interval = headline["floors"], headline["interval_95"]
+    names = [str(name) for name in score.get("class_names", [])]
+    classes = details.get("per_class_fid", {}).get("classes", {})
     evaluators = " ".join(f"{name} {digest}" for name, digest in protocol["evaluators"].items())
     options = ", ".join(f"{name} {value}" for name, value in protocol.get("sampling", {}).items())
     return Scored(
         name=str(score["name"]),
-        floors=headline["floors"],
+        floors=None if floors is None else float(floors),
         by={network: float(times) for network, times in headline["by"].items()},
         interval=None if interval is None else (float(interval[0]), float(interval[1])),
         numbers=numbers,
@@ -91,11 +93,16 @@ def _scored(score: Mapping[str, Any]) -> Scored:
         protocol=f"n {protocol['n']}, seed {protocol['seed']}, against {protocol['reference_n']} of "
         f"{protocol['reference']} ({protocol['reference_hash']}); evaluators {evaluators}"
         + (f"; sampling {options}" if options else ""),
-        class_names=[str(name) for name in score.get("class_names", [])],
-        per_class={str(k): float(v) for k, v in details.get("per_class_fid", {}).get("classes", {}).items()},
-        confusion=details.get("labels", {}).get("table") or (),
+        class_names=names,
+        per_class={named(int(label), names): float(fid) for label, fid in classes.items()},
+        confusion=[[int(count) for count in row] for row in details.get("labels", {}).get("table") or ()],
         notes=[str(note) for note in score["notes"]],
     )
+
+
+def named(label: int, names: Sequence[str]) -> str:
+    """The name of a class, or its number where it has none."""
+    return names[label] if label < len(names) else str(label)
 
 
 def value(score: Scored, column: Column) -> float | None:
@@ -133,7 +140,7 @@ def place(score: Scored, column: Column, scores: Sequence[Scored]) -> float | No
     else:
         ends = (score.real.get(column.number), score.noisy.get(column.number))  # type: ignore[assignment]
     low, high = ends
-    if low is None or high is None or low == high:
+    if low is None or high is None or low == high or not all(map(math.isfinite, (here, low, high))):
         return None
     if column.low and min(low, high) > 0:
         share = math.log(max(here, 1e-12) / low) / math.log(high / low)
