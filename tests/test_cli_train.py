@@ -3,15 +3,13 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command import environment, mnistgen, same_weights, two_processes
+from command import Process, mnistgen, same_weights, two_processes
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import blobs
@@ -145,7 +143,6 @@ def test_earlier_checkpoints_are_kept(folder: Path, whole: Path) -> None:
 
 
 def test_an_interrupt_is_clean_and_says_how_to_go_on(folder: Path, whole: Path) -> None:
-    command = [sys.executable, "-u", "-m", "mnistgen", *TRAIN, "--out", "interrupted", "--save-every", "1000"]
     slow = """
 import time, tiny
 plain = tiny.Tiny.losses
@@ -154,23 +151,15 @@ def losses(self, x, y):
     yield from plain(self, x, y)
 tiny.Tiny.losses = losses
 """
-    start = f"{slow}\nimport sys\nfrom mnistgen.cli import main\nsys.exit(main({command[4:]!r}))"
-    process = subprocess.Popen(
-        [sys.executable, "-c", start],
-        cwd=folder,
-        env=environment(folder),
-        text=True,
-        stdout=-1,
-        stderr=subprocess.STDOUT,
-    )
+    process = Process(folder, *TRAIN, "--out", "interrupted", "--save-every", "1000", script=slow)
     records = folder / "interrupted" / "log.jsonl"
     for _ in range(600):
         if records.exists() and records.stat().st_size:
             break
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    text = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, text
+    process.signal(signal.SIGINT)
+    text, code = process.wait()
+    assert code == 130, text
     assert "Traceback" not in text
     assert "continue with: mnistgen train tiny --resume --out interrupted" in text
     assert read_checkpoint(folder / "interrupted").steps < STEPS
