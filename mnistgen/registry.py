@@ -16,7 +16,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,7 +82,7 @@ def misnomer(entry: Entry) -> str:
 
 def list_models() -> list[str]:
     """The names of the models there are, sorted; `entries` has what is known of each."""
-    return list(entries())
+    return [name for name, found in claims().items() if len(found) == 1]
 
 
 def entries() -> dict[str, Entry]:
@@ -239,6 +239,8 @@ def _distributions() -> Iterator[tuple[str, list[Entry] | str]]:
     for distribution in importlib.metadata.distributions():
         place = Path(str(getattr(distribution, "_path", "an unnamed distribution"))).name
         try:
+            if GROUP not in (distribution.read_text("entry_points.txt") or ""):  # most: there is nothing to parse
+                continue
             points = [point for point in distribution.entry_points if point.group == GROUP]
             if not points:
                 continue
@@ -306,15 +308,20 @@ def _family(node: ast.ClassDef, home: str, hops: int = 8) -> str:
     return ""
 
 
+@lru_cache(maxsize=256)  # most models of a family have their bases in one file
+def _parsed(path: Path, changed: int) -> ast.Module:  # noqa: ARG001  a file that has changed is another
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an odd escape in somebody's source is no concern of a listing
+        return ast.parse(path.read_bytes())
+
+
 def _definition(module: str, name: str, hops: int = 8) -> tuple[ast.ClassDef, str] | None:
     """The class statement that defines `name`, and its module, through `from ... import` of other modules."""
     path = _locate(module)
     if path is None:
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an odd escape in somebody's source is no concern of a listing
-            tree = ast.parse(path.read_bytes())
+        tree = _parsed(path, path.stat().st_mtime_ns)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # importing it would tell
         return None
     for statement in tree.body:

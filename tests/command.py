@@ -108,7 +108,7 @@ class Process:
 def _run(folder: Path, arguments: list[str], script: str, variables: dict[str, str], written: list[Path]) -> None:
     for number, (path, name) in enumerate(zip(written, ("stdout", "stderr"), strict=True), 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-        setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115, PTH123
+        setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
     code = 1
     try:
         with _installed(folder, variables):
@@ -116,7 +116,7 @@ def _run(folder: Path, arguments: list[str], script: str, variables: dict[str, s
             from mnistgen.cli import main
 
             code = main(arguments)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  nothing may go on in a copy of the tests' process
         traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):  # scripts close them and fill them

@@ -4,6 +4,9 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
 
+from collections.abc import Iterator
+
+import figures
 import pytest
 import torch
 
@@ -22,3 +25,16 @@ def mnist() -> Dataset:
         if (data_folder() / "MNIST" / "raw").is_dir():
             raise
         pytest.skip(f"real MNIST is not on disk: {error}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def bare_figures() -> Iterator[None]:
+    """Figures are saved without their axes, but in tests that ask for `whole_figures`."""
+    with figures.bare():
+        yield
+
+
+@pytest.fixture
+def whole_figures() -> Iterator[None]:
+    with figures.whole():
+        yield

@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import figures
 import numpy as np
 import pytest
 import torch
@@ -33,7 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """The run that nothing interrupts, and all that it leaves behind."""
-    text = mnistgen(folder, *TRAIN, "--out", "whole")
+    with figures.whole():
+        text = mnistgen(folder, *TRAIN, "--out", "whole")
     assert "mnistgen sample whole" in text
     return folder / "whole"
 

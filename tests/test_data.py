@@ -1134,7 +1134,7 @@ def mirror(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     folder = tmp_path / "served"
     folder.mkdir()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield folder, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -1232,7 +1232,7 @@ def test_a_hostile_server_is_left_soon(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(downloads, "SLOWEST", 2**20 / 0.3)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hostile) as server:
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         mirrors = [f"http://127.0.0.1:{server.server_port}/{kind}/" for kind in ("ftp", "says", "endless", "slow")]
         _offer(monkeypatch, "MNIST", mirrors=mirrors, resources=[("train-images-idx3-ubyte.gz", "0" * 32)])
         with pytest.raises(DataError) as caught:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import environment, mnistgen
+from command import mnistgen, two_processes
 from PIL import Image
 from tiny import Duel, Tiny, TinyConfig, strokes
 from torch import Tensor
@@ -352,19 +352,9 @@ def test_killed_and_resumed_is_as_if_nothing_had_happened(folder: Path, whole: P
 
 
 def test_two_processes_find_what_one_finds(folder: Path, whole: Path) -> None:
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mnistgen"]
-    done = subprocess.run(
-        [sys.executable, *command, "augment", "tiny", *ARGUMENTS, *CONDITIONS_OF_TWO, "--out", "two"],
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("verdict     ") == 1
-    assert "by 2 processes" in done.stdout
+    text = two_processes(folder, "augment", "tiny", *ARGUMENTS, *CONDITIONS_OF_TWO, "--out", "two")
+    assert text.count("verdict     ") == 1
+    assert "by 2 processes" in text
     assert table(folder / "two") == table(whole)
     assert {p.name for p in (folder / "two" / "records").iterdir()} == {p.name for p in (whole / "records").iterdir()}
 

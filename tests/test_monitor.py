@@ -359,6 +359,7 @@ def test_a_gif_holds_its_frames_exactly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("agreement", [0.5, None])
+@pytest.mark.usefixtures("whole_figures")
 def test_curves_of_what_was_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agreement: float | None) -> None:
     drawn: list[Figure] = []
     plain: Callable[..., None] = Figure.savefig

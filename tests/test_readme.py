@@ -38,6 +38,7 @@ def test_it_is_short() -> None:
     assert len(README.read_text("utf-8").splitlines()) <= LONGEST
 
 
+@pytest.mark.slow
 def test_the_library_example_runs(mnist: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = (block for block in blocks("python") if "load_data" in block)

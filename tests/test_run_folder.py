@@ -565,6 +565,7 @@ def test_a_budget_holds_for_the_last_validation_too() -> None:
     assert Length(8, None, 39).progress(4, 1e9) == 0.5
 
 
+@pytest.mark.usefixtures("whole_figures")
 def test_curves_hide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No panel is empty, one validation is a point that is seen, and the legend is outside the axes."""
     drawn: list[Figure] = []

@@ -821,6 +821,7 @@ class TestOnRealDigits:
         assert torch.equal(judge.reference.labels, data.labels)
         assert set(judge.scales) == {1000, 5000, 10000}
 
+    @pytest.mark.slow
     def test_fid_rises_with_noise_and_blur(self, judge: Scorer, some: Dataset) -> None:
         for corrupt in (lambda s: noisy(some.images, s), lambda s: blurred(some.images, 8 * s)):
             found = [numbers(judge, corrupt(s), some.labels) for s in (0, 0.05, 0.1, 0.2)]
@@ -828,6 +829,7 @@ class TestOnRealDigits:
                 values = [x[name] for x in found]
                 assert values == sorted(values), name
 
+    @pytest.mark.slow
     def test_swapped_labels(self, judge: Scorer, some: Dataset) -> None:
         labels = some.labels.clone()
         labels[some.labels == 4], labels[some.labels == 9] = 9, 4
@@ -837,6 +839,7 @@ class TestOnRealDigits:
         assert swapped.details["per_class_fid"]["worst_class"] in (4, 9)
         assert {alarm["label"] for alarm in swapped.details["labels"]["alarms"]} == {4, 9}
 
+    @pytest.mark.slow
     def test_copies(self, judge: Scorer, mnist: Dataset) -> None:
         chosen = stratified_indices(
             mnist.labels, class_counts(mnist.labels, 10_000), seed=0
