@@ -56,7 +56,11 @@ def test_contract(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.long if name in LATE else pytest.mark.slow) for name in list_models()],
+    [
+        pytest.param(name, marks=pytest.mark.long if name in LATE else pytest.mark.slow)
+        for name in list_models()
+        if name not in SOON
+    ],
 )
 def test_the_whole_contract(name: str) -> None:
     check_model(model_class(name), config=LEARNING.get(name))

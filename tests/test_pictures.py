@@ -85,7 +85,7 @@ def test_every_picture(name: str, mode: str, data: Path, monkeypatch: pytest.Mon
     assert torch.equal(page[-60 * shape[0] :: 2, -60 * shape[1] :: 2], frame)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", list_models())
 def test_every_picture_of_the_shipped_checkpoints(name: str, mode: str, mnist: Any) -> None:

@@ -19,6 +19,7 @@ from mnistgen.scoring import Scorer, class_counts
 from mnistgen.scoring.evaluators import PENULTIMATE
 
 QUICK = "dcgan"  # the one that samples fastest
+LATE = {"ddpm", "edm"}  # take minutes
 RECORD = published.record("scores-mnist-1000")
 
 
@@ -28,8 +29,9 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     return Scorer("mnist", data_dir=tmp_path_factory.mktemp("no-data"), device="cpu")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RECORD)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in LATE else pytest.mark.slow) for name in RECORD]
+)
 def test_samples_are_as_good_as_published(name: str, scorer: Scorer) -> None:
     record = RECORD[name]
     score = scorer.score(published.shipped_checkpoints()[name], n=record["n"], seed=record["seed"])
