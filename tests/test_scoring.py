@@ -87,7 +87,8 @@ def real(scorer: Scorer) -> Score:
 
 
 def score(scorer: Scorer, images: Tensor, labels: Tensor | None) -> Score:
-    return scorer.score((images, labels))
+    """Among few training images: whether samples are copies is the subject of other tests."""
+    return scorer.score((images, labels), training_images=200)
 
 
 def numbers(scorer: Scorer, images: Tensor, labels: Tensor) -> dict[str, float]:
@@ -247,7 +248,7 @@ def test_a_model_is_asked_for_the_class_counts_of_the_reference(scorer: Scorer) 
 
 
 def test_an_unconditional_model_has_no_labels(scorer: Scorer) -> None:
-    result = scorer.score(Duel(TinyConfig(), 10), n=200, name="duel")
+    result = scorer.score(Duel(TinyConfig(), 10), n=200, name="duel", training_images=200)
     assert result.labels is None
     assert "label_agreement" not in result.numbers
     assert "no labels" in result.not_measured["label agreement"]
@@ -442,7 +443,7 @@ def test_sources_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_json_holds_everything_best_first(scorer: Scorer, real: Score, tmp_path: Path) -> None:
     images, labels = strokes(N, 3)
-    worse = scorer.score((noisy(images), labels), name="worse")
+    worse = scorer.score((noisy(images), labels), name="worse", training_images=200)
     assert [x.name for x in ranked([worse, real])] == ["real", "worse"]
     write_json(tmp_path / "scores.json", [worse, real])
     first, second = json.loads((tmp_path / "scores.json").read_text())
@@ -489,7 +490,7 @@ def test_the_protocol_line_names_sampling_options_and_the_content_of_files(score
 
 
 def test_no_reason_begins_with_the_name_that_it_stands_behind(scorer: Scorer) -> None:
-    few = scorer.score(strokes(100, 3))
+    few = scorer.score(strokes(100, 3), training_images=200)
     assert few.not_measured["FID at infinite n"].startswith("too few images")
     assert few.not_measured["KID"].startswith("too few images")
     assert "no labels" in scorer.score((strokes(100, 3)[0], None)).not_measured["per-class FID"]
@@ -502,9 +503,9 @@ def test_no_reason_begins_with_the_name_that_it_stands_behind(scorer: Scorer) ->
 
 def test_near_ties_are_not_distinguishable_and_spoilt_images_are(scorer: Scorer) -> None:
     images, labels = strokes(500, 3)
-    real = scorer.score((images, labels), name="real")
-    tie = scorer.score(strokes(500, 4), name="tie")
-    worse = scorer.score((noisy(images), labels), name="worse")
+    real = scorer.score((images, labels), name="real", training_images=200)
+    tie = scorer.score(strokes(500, 4), name="tie", training_images=200)
+    worse = scorer.score((noisy(images), labels), name="worse", training_images=200)
     assert real.interval is not None
     assert real.interval[0] < real.floors < real.interval[1]
     apart = difference(real, tie)

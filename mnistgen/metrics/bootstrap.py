@@ -15,6 +15,8 @@ as its floor does.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,19 +94,37 @@ def replicate_fid(
     The reference is drawn again alike for whatever stands against it, so that differences of replicates are those of
     two sets against one reference.
     """
+    real, null_variance, state = _redrawn(reference, replicates, seed)
+    generator = torch.Generator()
+    generator.set_state(state)
+    return Replicates(_distances(_draw_again(samples, replicates, generator), real), null_variance)
+
+
+class Redrawn(NamedTuple):
+    """What distances from a reference that is drawn again need of it."""
+
+    mean: Tensor  # (r, d)
+    root: Tensor  # (r, d, d), of the covariance
+    trace: Tensor  # (r,)
+
+
+@lru_cache(maxsize=2)  # evaluators A and B: most scores stand against one reference, and it is two thirds of the work
+def _redrawn(reference: GroupSums, replicates: int, seed: int) -> tuple[Redrawn, float, Tensor]:
+    """A reference drawn again, the variance of its null distance, and the state of the generator afterwards."""
     generator = torch.Generator().manual_seed(seed)
-    real, again, ours = (_draw_again(sums, replicates, generator) for sums in (reference, reference, samples))
-    return Replicates(_distances(ours, real), float(_distances(again, real).var()))
-
-
-def _distances(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
-    """FID of means (r, d) and covariances (r, d, d), one by one, (r,)."""
-    (mean, covariance), (other_mean, other_covariance) = a, b
-    values, vectors = torch.linalg.eigh(other_covariance)
+    (mean, covariance), again = (_draw_again(reference, replicates, generator) for _ in range(2))
+    values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp(min=0).sqrt()[:, None, :] @ vectors.mT
-    common = torch.linalg.eigvalsh(root @ covariance @ root).clamp(min=0).sqrt().sum(1)
-    trace, other_trace = (x.diagonal(dim1=1, dim2=2).sum(1) for x in (covariance, other_covariance))
-    distances: Tensor = (mean - other_mean).square().sum(1) + trace + other_trace - 2 * common
+    real = Redrawn(mean, root, covariance.diagonal(dim1=1, dim2=2).sum(1))
+    return real, float(_distances(again, real).var()), generator.get_state()
+
+
+def _distances(ours: tuple[Tensor, Tensor], real: Redrawn) -> Tensor:
+    """FID of means (r, d) and covariances (r, d, d), one by one, (r,)."""
+    mean, covariance = ours
+    common = torch.linalg.eigvalsh(real.root @ covariance @ real.root).clamp(min=0).sqrt().sum(1)
+    trace = covariance.diagonal(dim1=1, dim2=2).sum(1)
+    distances: Tensor = (mean - real.mean).square().sum(1) + trace + real.trace - 2 * common
     return distances
 
 

@@ -78,8 +78,8 @@ def measure(samples: Features, reference: Reference, *, seed: int = 0) -> Measur
     with result.part("FID", needed=True):
         for view, features in samples.by_layer.items():
             ours, theirs = moments(features), moments(real.by_layer[view], name="real images")
-            numbers[f"fid.{view}"] = frechet_distance(ours, theirs)
-            numbers[f"relative_fid.{view}"] = relative_frechet_distance(ours, theirs)
+            numbers[f"fid.{view}"] = distance = frechet_distance(ours, theirs)
+            numbers[f"relative_fid.{view}"] = relative_frechet_distance(ours, theirs, distance=distance)
     with result.part("per-class FID"):
         if samples.labels is None:
             raise UsageError("Per-class FID: these images have no labels.")
