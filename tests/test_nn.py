@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mnistgen_plugins.diffusion.muon import Muon, orthogonal
+from mnistgen.nn.muon import Muon, orthogonal
 from torch import Tensor, nn
 
 from mnistgen.nn import ClassEmbedding, GreyLevels, ResidualBlock

@@ -13,6 +13,7 @@ from mnistgen.nn.dequantisation import dequantise, from_logits, quantise, to_log
 from mnistgen.nn.levels import GreyLevels, calibrated_edges
 from mnistgen.nn.likelihoods import LIKELIHOODS, Likelihood, LikelihoodName
 from mnistgen.nn.masked import MaskedConv2d
+from mnistgen.nn.muon import Muon
 from mnistgen.nn.precision import computes_in_bfloat16
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Likelihood",
     "LikelihoodName",
     "MaskedConv2d",
+    "Muon",
     "Projection",
     "ResidualBlock",
     "ResidualDiscriminator",
@@ -45,7 +47,7 @@ __all__ = [
     "to_logits",
 ]
 
-_MOVED = ("PIXEL_STD", "Muon", "PixelSpace", "UNet")  # to the family that alone uses them
+_MOVED = ("PIXEL_STD", "PixelSpace", "UNet")  # to the family that alone uses them
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Diffusion and flow models; and for authors of others, their solvers, their U-Net, its optimizer and their pixels."""
 
-from mnistgen_plugins.diffusion.muon import Muon
+from mnistgen.nn import Muon
 from mnistgen_plugins.diffusion.pixels import PIXEL_STD, PixelSpace
 from mnistgen_plugins.diffusion.solvers import (
     SOLVERS,

@@ -16,8 +16,7 @@ from torch.optim import Optimizer
 
 from mnistgen import BaseConfig, GenerativeModel, Noise, UsageError, load
 from mnistgen.model import HasEditing, HasLatents, HasLikelihood, HasTrajectory, normal_like
-from mnistgen.nn import computes_in_bfloat16
-from mnistgen_plugins.diffusion.muon import Muon
+from mnistgen.nn import Muon, computes_in_bfloat16
 from mnistgen_plugins.diffusion.pixels import PixelSpace
 from mnistgen_plugins.diffusion.solvers import Denoiser, ProbabilityPath, guide, inpaint, last, log_likelihood, rk4
 from mnistgen_plugins.diffusion.unet import UNet

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mnistgen.nn.precision import computes_in_bfloat16
+
 
 class Muon(Optimizer):
     """Momentum whose singular values are all made one, for the weights of hidden layers; Adam for all else.
@@ -73,9 +75,9 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """Near U V' of matrix = U S V', (m, n): singular values of about 0.7 to 1.2, in bfloat16 on the way."""
+    """Near U V' of matrix = U S V', (m, n): singular values from 0.7 to 1.2, in bfloat16 where the device has it."""
     a, b, c = 3.4445, -4.7750, 2.0315  # steepest at 0, where small singular values are
-    x = matrix.bfloat16()
+    x = matrix.bfloat16() if computes_in_bfloat16(matrix.device) else matrix.float()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)

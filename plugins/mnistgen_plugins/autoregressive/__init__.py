@@ -1,0 +1,1 @@
+"""Autoregressive models: one pixel after the other, with exact likelihoods."""
