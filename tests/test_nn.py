@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from mnistgen.nn.muon import Muon, orthogonal
 from torch import Tensor, nn
 
 from mnistgen.nn import ClassEmbedding, GreyLevels, ResidualBlock
+from mnistgen.nn.muon import Muon, orthogonal
 
 
 def test_class_embedding_of_one_hot_weights_is_that_of_the_label() -> None:

@@ -17,8 +17,8 @@ https://arxiv.org/abs/1912.12180: an outer decoder sees all complete rows above,
 A pixel is ink with probability sigmoid(a), and ink has one of 255 grey levels by a softmax: 81 % of real pixels are
 black, and only the others pay for the softmax.
 
-What is not the papers': the grey levels' and the places' frequencies in the training images are where training begins, and
-hidden weights are trained by Muon.
+What is not the papers': training begins at the frequencies of the training images, of ink by place and of its grey
+levels, and hidden weights are trained by Muon.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Axial(GenerativeModel, HasLikelihood, HasTrajectory, HasEditing):
         self.inner = RowDecoder(config)
 
     def prepare(self, images: Tensor) -> None:
-        """Begin at the frequencies of the training images, (n, 1, 28, 28) uint8: of ink by place, of its grey levels."""
+        """Begin at the frequencies of the training images, (n, 1, 28, 28) uint8."""
         self.inner.begin_at(images)
 
     def optimizers(self) -> dict[nn.Module, Optimizer]:
@@ -126,7 +126,8 @@ class Axial(GenerativeModel, HasLikelihood, HasTrajectory, HasEditing):
 
     def hidden(self, levels: Tensor, y: Tensor) -> Tensor:
         """What is known of each pixel from those before it: (b, 28, 28) int64, (b,) -> (b, 28, 28, channels)."""
-        return self.inner(levels, self.outer(levels, y))
+        hidden: Tensor = self.inner(levels, self.outer(levels, y))
+        return hidden
 
     def sample(self, y: Tensor, *, noise: Noise, temperature: float = 1.0) -> Tensor:
         """Draw one pixel after the other.
@@ -275,7 +276,7 @@ class RowDecoder(nn.Module):
         return log_ink.index_put((ink,), log_level, accumulate=True)
 
     def draw(self, h: Tensor, row: int, column: int, uniform: Tensor, temperature: float) -> Tensor:
-        """The grey level of one pixel, (b, channels) -> (b,) int64, by the inverse of the cdf of ink, and of its level."""
+        """The grey level of one pixel, (b, channels) -> (b,) int64, by the inverse cdf of ink and of its level."""
         logit = self.ink(h)[:, 0] + self.place[row, column]
         ink = uniform[:, 0] < (logit / temperature).sigmoid()
         below = (self.level(h[ink]) / temperature).softmax(-1).cumsum(-1)
