@@ -59,6 +59,7 @@ TARGETS = {  # in floors
     "ddpm": 2.0,
     "meanflow": 3.0,
     "sid": 3.0,
+    "axial": 2.5,
 }
 LABELS = 0.99  # the least label agreement
 COVERAGE = 0.05  # the most that coverage may be below that of real images

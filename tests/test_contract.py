@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from mnistgen_plugins.autoregressive.axial import AxialConfig
 from mnistgen_plugins.diffusion import base
 from mnistgen_plugins.diffusion.ddpm import DDPMConfig
 from mnistgen_plugins.diffusion.edm import EDMConfig
@@ -22,6 +23,7 @@ from mnistgen.testing import check_model
 
 # The rules hold at any width, and a network of the default one takes minutes.
 NARROW: dict[str, BaseConfig] = {
+    "axial": AxialConfig(width=32, heads=2, layers=2, channels=24, inner_layers=1),
     "dcgan": DCGANConfig(width=16),
     "ddpm": DDPMConfig(width=8),
     "edm": EDMConfig(width=8),
