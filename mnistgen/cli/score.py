@@ -29,6 +29,7 @@ from mnistgen.scoring import (
     to_json,
     write_json,
 )
+from mnistgen.scoring.likelihood import GREY, LIKELIHOOD_IMAGES
 from mnistgen.scoring.measure import TRAINING_IMAGES
 from mnistgen.scoring.reference import Reference
 from mnistgen.scoring.result import JUDGES
@@ -70,6 +71,11 @@ class ScoreOptions(Reading):
     cas: bool = False
     """Also the classification accuracy score (CAS): train a classifier on the samples alone and test it on real images
     (two trainings)."""
+    likelihood: bool = False
+    """Also how probable a model finds real images, in bits/dim and nats, and images that are none: inverted, shuffled,
+    constant, of clothes where they are on disk."""
+    likelihood_images: int = LIKELIHOOD_IMAGES
+    """Images of each kind whose likelihood is taken; of a diffusion model it takes a second an image."""
     features: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
     """Other features for a Frechet distance (FID) beside: inception, the literature's, which takes half an hour without
     a GPU."""
@@ -88,7 +94,7 @@ class ScoreOptions(Reading):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n", "batch_size", "training_images"):
+        for name in ("n", "batch_size", "training_images", "likelihood_images"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1.")
         for name in self.features:
@@ -104,7 +110,15 @@ mnistgen score digits.npz --against scans/            one set of digits against 
 mnistgen score vae-mnist --n 1000 --seed 1 --json score.json
 mnistgen score vae-mnist --option temperature=0.9
 mnistgen score vae-mnist --two-sample --cas           train classifiers as judges, too
+mnistgen score axial --likelihood                     bits/dim of real images, and of others
 """
+
+
+KINDS = {  # of likelihoods
+    "exact": "exact",
+    "lower bound": "by a lower bound on log p, so that these are upper bounds",
+    "estimate": "by an estimate",
+}
 
 
 class Line(NamedTuple):
@@ -140,6 +154,8 @@ LINES = (
     Line("  binarised", "two_sample_binarised", ".1%", beside="two_sample_binarised_real"),
     Line("classification accuracy (CAS)", "cas", ".2%", "CAS", beside="cas_real"),
     Line("FID, Inception", "inception_fid", ".4g", "Inception"),
+    Line("likelihood, bits/dim", "bits_per_dim", ".3f", "bits/dim"),
+    Line("likelihood, nats an image", "nll", ".2f", "nats"),
 )
 
 
@@ -249,6 +265,8 @@ def _score(scorer: Scorer, source: Source, options: ScoreOptions) -> Score:
             cas=options.cas,
             inception="inception" in options.features,
             inception_weights=options.inception_weights,
+            likelihood=options.likelihood,
+            likelihood_images=options.likelihood_images,
             training_images=options.training_images,
             progress=lambda what, done: display.update(done, what, last=done >= 1),
         )
@@ -281,6 +299,7 @@ def _print_one(score: Score, options: ScoreOptions) -> None:
     if score.floors is not None:
         console.print(f"headline    {_headline(score)}", markup=False)
     _print_labels(score)
+    _print_likelihood(score)
     memory = score.details.get("memorisation")
     if memory:
         copying = memory["copying"]
@@ -336,6 +355,20 @@ def _print_labels(score: Score) -> None:
         f"{f'; else {most}' if most else ''}",
         markup=False,
     )
+
+
+def _print_likelihood(score: Score) -> None:
+    """Print the likelihood of each kind of images, with its interval."""
+    found = score.details.get("likelihood")
+    if not found:
+        return
+    unit = "bits_per_dim" if found["of"] == GREY else "nats"
+    form, what = (".3f", "bits/dim") if unit == "bits_per_dim" else (".2f", "nats an image")
+    out().print(f"likelihood  -log p of {found['of']}, {KINDS[found['kind']]}:", markup=False)
+    for name, row in found["rows"].items():
+        low, high = row[f"{unit}_interval_95"]
+        interval = f"(95% interval {low:{form}} to {high:{form}}; n {row['n']})"
+        out().print(f"            {name:16} {row[unit]:{form}} {what} {interval}", markup=False)
 
 
 def _table(score: Score, corrupted: list[str]) -> Table:

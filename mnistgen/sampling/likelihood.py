@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,12 +19,13 @@ def log_likelihood(
     *,
     seed: int = 0,
     batch_size: int = BATCH,
+    progress: Callable[[float], None] | None = None,
 ) -> Tensor:
     """`model.log_prob` of each image, (n, 1, 28, 28) float in [-1, 1] and (n,) -> (n,) float64 nats on the CPU.
 
     In float32, or in float64 where the model says so (`likelihood_precision`), whatever autocast is on outside; what
-    is random depends on `(seed, i)` for image i where `log_prob` takes a `noise`. Raises `UsageError` for a model
-    without a likelihood.
+    is random depends on `(seed, i)` for image i where `log_prob` takes a `noise`. `progress` is told the share that is
+    done. Raises `UsageError` for a model without a likelihood.
     """
     if not isinstance(model, HasLikelihood):
         raise UsageError(f"{type(model).__name__} has no likelihood, so it cannot say how probable an image is.")
@@ -42,4 +43,6 @@ def log_likelihood(
             if value.shape != (len(rows),):
                 raise ContractError(f"log_prob() returns {tuple(value.shape)} for {len(rows)} images.")
             parts.append(value.double().cpu())
+            if progress is not None:
+                progress((int(rows[-1]) + 1) / len(y))
     return torch.cat(parts)

@@ -22,6 +22,7 @@ from mnistgen.metrics.labels import summaries
 from mnistgen.scoring.classifiers import classification_accuracy_score, two_sample
 from mnistgen.scoring.evaluators import Evaluators, Features
 from mnistgen.scoring.fidelity import check_inception_weights, inception_fid
+from mnistgen.scoring.likelihood import GREY, LIKELIHOOD_IMAGES, likelihood_of, measure_likelihood, unlike
 from mnistgen.scoring.measure import JUDGED, TRAINING_IMAGES, Measured, measure, measure_memorisation
 from mnistgen.scoring.reference import (
     LEAST,
@@ -183,6 +184,8 @@ class Scorer:
         cas: bool = False,
         inception: bool = False,
         inception_weights: Path | None = None,
+        likelihood: bool = False,
+        likelihood_images: int = LIKELIHOOD_IMAGES,
         training_images: int = TRAINING_IMAGES,
         progress: Progress | None = None,
         **options: Any,
@@ -191,9 +194,10 @@ class Scorer:
 
         A model is held against the real images of the classes that it was trained on, and images against all real
         ones, since one that they lack may be one that was never sampled; with `classes`, both are held against those
-        alone. `two_sample_test` and `cas` train classifiers; `inception` adds the literature's FID. `options` go to
-        `open_source`. Raises `UsageError` where there are fewer than 100 images, or they are of other classes, and
-        `DataError` where what was requested needs files that are not there.
+        alone. `two_sample_test` and `cas` train classifiers; `inception` adds the literature's FID; `likelihood` that
+        of `likelihood_images` real images (see `measure_likelihood`). `options` go to `open_source`. Raises
+        `UsageError` where there are fewer than 100 images, or they are of other classes, and `DataError` where what
+        was requested needs files that are not there.
         """
         seed, say = checked_seed(seed), progress or _silent
         source = open_source(source, name=name, device=self.device, data_dir=self.data_dir, **options)
@@ -211,12 +215,18 @@ class Scorer:
                 cas=cas,
                 inception=inception,
                 inception_weights=inception_weights,
+                likelihood=likelihood,
+                likelihood_images=likelihood_images,
                 training_images=training_images,
                 progress=progress,
             )
         if inception:
             inception_weights = check_inception_weights(inception_weights)
-        if two_sample_test or cas or inception:  # not after minutes of other work
+        if likelihood:
+            if not isinstance(source, ModelSource):
+                raise UsageError(f"{source.name} is no model, and has no likelihood.")
+            likelihood_of(source.model)
+        if two_sample_test or cas or inception or likelihood:  # not after minutes of other work
             self._real_images(1)
         if two_sample_test or cas:
             self._control_images(1, seed)
@@ -269,6 +279,10 @@ class Scorer:
                 result.numbers["inception_fid"] = inception_fid(
                     taken.data.images, real, weights=inception_weights, device=self.device
                 )
+        if likelihood:
+            assert isinstance(source, ModelSource)
+            with result.part("likelihood", needed=True):
+                self._likelihood(result, source, likelihood_images, seed, say)
         scale = self._scale(len(taken.data.images), result)
         say("done", 1.0)
         return Score(
@@ -362,6 +376,32 @@ class Scorer:
         result.details["cas"] = found.to_dict()
         result.numbers |= {"cas": found.accuracy, "cas_real": found.real_accuracy}
 
+    def _likelihood(self, result: Measured, source: ModelSource, n: int, seed: int, say: Progress) -> None:
+        """The likelihood of real images, of training images, and of some that are neither."""
+        n = min(n, len(self.reference))
+        images, labels = self._real_images(n), self.reference.take(n).labels
+        sets = {self._reference_name: (images, labels)}
+        if self.training is not None:
+            seen = self.training.subset(
+                stratified_indices(self.training.y, class_counts(labels, min(n, len(self.training))), seed=seed)
+            )
+            sets["training images"] = (seen.images, seen.y)
+        with suppress(DataError, UsageError):  # not on disk
+            other = load_data("fashion", "test", data_dir=self.data_dir, download=False)
+            if other.hash != self.reference.hash:
+                sets["fashion"] = (other.images[:n], labels[: len(other.images)])
+        sets |= {name: (some, labels) for name, some in unlike(images, seed=seed).items()}
+        found = measure_likelihood(source.model, sets, seed=seed, progress=_within(say, "likelihood"))
+        result.details["likelihood"] = found
+        row = found["rows"][self._reference_name]
+        result.numbers["nll"] = row["nats"]
+        if found["of"] == GREY:
+            result.numbers["bits_per_dim"] = row["bits_per_dim"]
+
+    @property
+    def _reference_name(self) -> str:
+        return f"{self.reference.name} {self.reference.split}".strip()
+
     def _real_images(self, n: int) -> Tensor:
         images = self.reference.take(n).images
         if images is None:
@@ -404,7 +444,7 @@ class Scorer:
             "layers": [str(view) for view in self.evaluators.views],
             "n": n,
             "class_counts": taken.class_counts,
-            "reference": f"{self.reference.name} {self.reference.split}".strip(),
+            "reference": self._reference_name,
             "reference_hash": self.reference.hash,
             "reference_features": self.reference.features_hash or COMPUTED,
             "reference_n": min(n, len(self.reference)),
