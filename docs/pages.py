@@ -19,10 +19,10 @@ from tables import models as table_of_models
 from tables import plain, train_command
 
 from mnistgen.checkpoint import read_checkpoint
-from mnistgen.cli.sample import option_help
 from mnistgen.model import GenerativeModel
 from mnistgen.published import Published, published, record, shipped_checkpoints
 from mnistgen.registry import Entry, entries, model_class
+from mnistgen.sampling.options import option_help
 from mnistgen.text import docstring
 
 ROOT = Path(__file__).resolve().parents[1]

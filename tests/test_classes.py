@@ -12,9 +12,9 @@ from tiny import Duel, Tiny, TinyConfig, blobs
 
 from mnistgen import CheckpointError, DataError, Dataset, UsageError, fit, load, sample, save
 from mnistgen.checkpoint import WEIGHTS, read_checkpoint
-from mnistgen.cli.sample_pictures import digits_of
 from mnistgen.data import export_data, load_data
 from mnistgen.evaluator import build_classifier
+from mnistgen.sampling.options import digits_of
 from mnistgen.scoring.monitor import SampleMonitor
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")

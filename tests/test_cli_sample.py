@@ -18,9 +18,9 @@ from typing_extensions import Doc
 
 from mnistgen import Dataset, Noise, UsageError, load_data, registry, sample, save
 from mnistgen.checkpoint import Checkpoint
-from mnistgen.cli.sample import EXAMPLES, option_help, parse_with_sampling_options
+from mnistgen.cli.sample import EXAMPLES, parse_with_sampling_options
 from mnistgen.cli.sample_bulk import labels_of_bulk, spread, write_bulk
-from mnistgen.cli.sample_pictures import SampleOptions, digits_of, draw_picture
+from mnistgen.cli.sample_pictures import SampleOptions, draw_picture
 from mnistgen.data import to_float
 from mnistgen.room import Peak
 from mnistgen.sampling import (
@@ -33,6 +33,7 @@ from mnistgen.sampling import (
     sweep,
     traverse_coordinate,
 )
+from mnistgen.sampling.options import digits_of, option_help
 from mnistgen.scoring.reference import class_counts
 
 

@@ -1,7 +1,6 @@
 """`mnistgen sample [CHECKPOINT]`."""
 
 import dataclasses
-import inspect
 import json
 import shlex
 import sys
@@ -9,7 +8,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import docstring_parser
 from torch import Tensor
 
 from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, hidden, load, read_checkpoint
@@ -20,6 +18,7 @@ from mnistgen.console import notes, out, show
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel
 from mnistgen.sampling import save_gif, save_png
+from mnistgen.sampling.options import sampling_options
 from mnistgen.text import docstring
 from mnistgen.training import resolve_device
 
@@ -114,12 +113,9 @@ def parse_with_sampling_options(
     kind: type[Flags], model: GenerativeModel, arguments: list[str], prog: str, examples: str
 ) -> tuple[Flags, dict[str, Any]]:
     """The host's flags, and the model's own sampling options: the keyword-only parameters of its `sample`."""
-    parameters = inspect.signature(model.sample, eval_str=True).parameters.values()
-    words = option_help(type(model))
     sampling = [
-        (p.name, p.annotation, field(default=p.default, metadata={"help": words.get(p.name)}))
-        for p in parameters
-        if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+        (option.name, option.kind, field(default=option.default, metadata={"help": option.help or None}))
+        for option in sampling_options(type(model))
     ]
     clash = {name for name, *_ in sampling} & {f.name for f in dataclasses.fields(kind)}
     if clash:
@@ -128,13 +124,3 @@ def parse_with_sampling_options(
     together.__doc__ = docstring(kind)
     options: Any = parse(together, arguments, prog=prog, examples=examples, former=model.former_options)
     return options, {name: getattr(options, name) for name, *_ in sampling}
-
-
-def option_help(cls: type[GenerativeModel]) -> dict[str, str]:
-    """Read what the docstring of `sample` says of each option ("Args:" and the like); a subclass need not repeat it."""
-    words: dict[str, str] = {}
-    for base in cls.__mro__:
-        text = getattr(vars(base).get("sample"), "__doc__", None)
-        for parameter in docstring_parser.parse(inspect.cleandoc(text)).params if text else ():
-            words.setdefault(parameter.arg_name, " ".join((parameter.description or "").split()))
-    return words

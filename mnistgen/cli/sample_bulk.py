@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from mnistgen.checkpoint import Checkpoint
-from mnistgen.cli.sample_pictures import SampleOptions, digits_of, in_turn
+from mnistgen.cli.sample_pictures import SampleOptions, in_turn
 from mnistgen.console import Display, out
 from mnistgen.data import STDOUT, ImageStream, export_data
 from mnistgen.errors import UsageError
 from mnistgen.model import GenerativeModel
 from mnistgen.sampling import sample_batches
+from mnistgen.sampling.options import digits_of
 
 LabelsOf = Callable[[int, int], Tensor]  # the labels from one place up to another
 ENDINGS = {"": "png", ".npz": "npz", ".csv": "csv"}

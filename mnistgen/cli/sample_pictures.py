@@ -1,7 +1,6 @@
 """The pictures of `mnistgen sample` and `mnistgen draw`, and the flags of `sample`."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from mnistgen.cli.arguments import Reading
 from mnistgen.console import Display, notes
 from mnistgen.data import Dataset, load_data, to_float
 from mnistgen.data.families import FAMILIES
-from mnistgen.errors import UsageError, shortened
+from mnistgen.errors import UsageError
 from mnistgen.model import IMAGE_SHAPE, GenerativeModel
 from mnistgen.sampling import (
     BATCH,
@@ -42,7 +41,7 @@ from mnistgen.sampling import (
     traverse_coordinate,
     vary,
 )
-from mnistgen.sampling.sampler import known_classes
+from mnistgen.sampling.options import digits_of
 
 COLUMNS = 12  # steps of a trajectory that stand side by side
 MASKED = 80  # the grey of what is to be inpainted
@@ -234,46 +233,6 @@ def sample_images(model: GenerativeModel, labels: Tensor, options: SampleOptions
 def in_turn(digits: list[int], start: int, stop: int) -> Tensor:
     """The labels of the places from `start` up to `stop`, the digits in turn."""
     return torch.tensor(digits)[torch.arange(start, stop) % len(digits)]
-
-
-def digits_of(text: str, model: GenerativeModel) -> tuple[list[int], bool]:
-    """The classes that `--digits` names, by numbers or names, and whether they are to stand in one row.
-
-    By default those that the model knows; one that was trained without labels is told 0 of each image, and its pictures
-    have ten rows, or columns.
-    """
-    text, k = text.strip(), model.num_classes
-    if not text:
-        return list(model.trained_classes) or [0] * 10, False
-    if not model.trained_classes:
-        raise UsageError("--digits: this model was trained without labels, so there are no classes to choose from.")
-    digits, in_a_row = _by_name(text, model.class_names), False
-    if digits:
-        pass
-    elif match := re.fullmatch(r"(\d{1,9})-(\d{1,9})", text):
-        first, last = map(int, match.groups())
-        digits = list(range(first, min(last, k) + 1))  # one too many is told below
-    elif re.fullmatch(r"\d{1,9}(,\d{1,9})+", text):
-        digits = [int(part) for part in text.split(",")]
-    elif text.isascii() and text.isdecimal():
-        # One class of a model with more than ten, or digits run together.
-        single = len(text) < 10 and int(text) < k and str(int(text)) == text
-        digits, in_a_row = ([int(text)], False) if single else ([int(digit) for digit in text], True)
-    if not digits or not set(digits) <= set(model.trained_classes):
-        raise UsageError(
-            f"--digits {shortened(text)!r} names no classes of this model: {known_classes(model)} Write a range "
-            f"(0-{k - 1}), a list (0,3,8), digits run together (2026), or names where there are any (three,eight)."
-        )
-    return digits, in_a_row
-
-
-def _by_name(text: str, class_names: Sequence[str]) -> list[int]:
-    """The classes of these names, divided by commas; none where one of them is no name."""
-    numbers = {name.lower(): label for label, name in enumerate(class_names)}
-    numbers |= {name: label for label, name in enumerate(class_names)}  # a and A may be two classes
-    parts = [text] if text in numbers else [part.strip() for part in text.split(",")]
-    found = [numbers.get(part, numbers.get(part.lower(), -1)) for part in parts]
-    return [] if -1 in found else found
 
 
 def _still(images: Tensor, name: str, rows: list[str], columns: list[str], title: str = "") -> Picture:

@@ -25,35 +25,47 @@ def region(name: str) -> Tensor:
 
 
 def inpaint(
-    model: GenerativeModel, images: Tensor, labels: Tensor | Sequence[int], mask: Tensor, *, seed: int = 0
+    model: GenerativeModel,
+    images: Tensor,
+    labels: Tensor | Sequence[int],
+    mask: Tensor,
+    *,
+    seed: int = 0,
+    first: int = 0,
 ) -> Tensor:
     """`images` with what is in `mask` inpainted, by the label: (n, 1, 28, 28) uint8; the rest is as it was.
 
     `images`: (n, 1, 28, 28) float in [-1, 1]; `mask`: bool that broadcasts to them, such as `region("left")`. Image i
-    depends on `(seed, i)`. Raises `UsageError` for a model that does not edit.
+    depends on `(seed, first + i)`. Raises `UsageError` for a model that does not edit.
     """
     editor, y, device = editor_of(model), labels_of(model, labels), device_of(model)
     require_images(images, y)
     x = images.to(device)
     known = ~mask.to(device).expand(x.shape)
     with calling(model, "inpaint"):
-        edited = editor.inpaint(x, known, y.to(device), noise=Noise(seed, range(len(y)), device))
+        edited = editor.inpaint(x, known, y.to(device), noise=Noise(seed, range(first, first + len(y)), device))
     return pixels(edited, len(y), model, "inpaint")
 
 
 def vary(
-    model: GenerativeModel, images: Tensor, labels: Tensor | Sequence[int], *, strength: float = 0.5, seed: int = 0
+    model: GenerativeModel,
+    images: Tensor,
+    labels: Tensor | Sequence[int],
+    *,
+    strength: float = 0.5,
+    seed: int = 0,
+    first: int = 0,
 ) -> Tensor:
     """Variations of `images`, (n, 1, 28, 28) float in [-1, 1] -> the same as uint8.
 
     `strength`: from 0, the images themselves, to 1, new ones that have the label alone in common with them. Image i
-    depends on `(seed, i)`. Raises `UsageError` for a model that does not edit, or a strength that there is not.
+    depends on `(seed, first + i)`. Raises `UsageError` for a model that does not edit, or a strength that there is not.
     """
     if not 0 <= strength <= 1:
         raise UsageError(f"strength is {strength}; it must be from 0 to 1.")
     editor, y, device = editor_of(model), labels_of(model, labels), device_of(model)
     require_images(images, y)
-    noise = Noise(seed, range(len(y)), device)
+    noise = Noise(seed, range(first, first + len(y)), device)
     with calling(model, "vary"):
         edited = editor.vary(images.to(device), y.to(device), noise=noise, strength=strength)
     return pixels(edited, len(y), model, "vary")

@@ -1,6 +1,6 @@
 """Interpolation, traversals and grids in a model's latent space, and reconstructions of given images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
@@ -25,7 +25,7 @@ def interpolate(
     decoder = decoder_of(model)
     ends = labels_of(model, [start, end]).expand(rows, 2)
     z = Noise(seed, range(2 * rows), device_of(model)).normal(*decoder.latent_shape)
-    return _interpolate(model, decoder, rearrange(z, "(ends r) ... -> r ends ...", ends=2), ends, steps)
+    return _interpolate(model, rearrange(z, "(ends r) ... -> r ends ...", ends=2), ends, steps)
 
 
 def interpolate_images(model: GenerativeModel, images: Tensor, labels: Tensor, *, steps: int = 10) -> Tensor:
@@ -42,7 +42,7 @@ def interpolate_images(model: GenerativeModel, images: Tensor, labels: Tensor, *
             f"not {tuple(images.shape)} and {tuple(labels.shape)}."
         )
     z = _encode(model, coder, images.flatten(0, 1), labels.flatten())
-    between = _interpolate(model, coder, z.unflatten(0, (-1, 2)), labels, steps)
+    between = _interpolate(model, z.unflatten(0, (-1, 2)), labels, steps)
     first, last = to_uint8(images).cpu().split(1, dim=1)
     return torch.cat([first, between.unflatten(0, (-1, steps)), last], dim=1).flatten(0, 1)
 
@@ -64,7 +64,7 @@ def traverse(
     z = base.expand(rows, steps, -1).clone()
     z[torch.arange(rows), :, torch.arange(rows)] = torch.linspace(-span, span, steps, device=base.device)
     z = z.view(rows * steps, *decoder.latent_shape)
-    return _decode(model, decoder, z, y.expand(rows * steps))
+    return _decode(model, z, y.expand(rows * steps))
 
 
 def traverse_coordinate(
@@ -90,7 +90,7 @@ def traverse_coordinate(
         raise UsageError(f"There is no coordinate {coordinate}; this model's codes have 0 to {z.shape[1] - 1}.")
     z[:, coordinate] = torch.linspace(-span, span, steps, device=z.device)
     z = z.repeat(len(y), 1).view(-1, *decoder.latent_shape)
-    return _decode(model, decoder, z, y.repeat_interleave(steps))
+    return _decode(model, z, y.repeat_interleave(steps))
 
 
 def manifold(model: GenerativeModel, label: int, *, steps: int = 20) -> Tensor:
@@ -100,6 +100,11 @@ def manifold(model: GenerativeModel, label: int, *, steps: int = 20) -> Tensor:
     that every image stands for as much of the prior (Kingma & Welling 2014, figure 4). The first coordinate rises to
     the right and the second upwards. Raises `UsageError` where there is another number of coordinates, or no latents.
     """
+    return _decode(model, *manifold_codes(model, label, steps=steps))
+
+
+def manifold_codes(model: GenerativeModel, label: int, *, steps: int = 20) -> tuple[Tensor, Tensor]:
+    """The codes of `manifold`, (steps * steps, *latent_shape), and their labels. Raises as it."""
     decoder = decoder_of(model)
     y = labels_of(model, [label])
     if prod(decoder.latent_shape) != 2:
@@ -110,7 +115,40 @@ def manifold(model: GenerativeModel, label: int, *, steps: int = 20) -> Tensor:
     quantiles = torch.special.ndtri((torch.arange(steps) + 0.5) / steps).to(device_of(model))
     second, first = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
     z = torch.stack([first, second], dim=-1).view(-1, *decoder.latent_shape)
-    return _decode(model, decoder, z, y.expand(len(z)))
+    return z, y.expand(len(z))
+
+
+def surface_codes(
+    model: GenerativeModel, labels: Tensor | Sequence[int], *, steps: int = 12, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Codes between four of them, with their classes: (steps * steps, *latent_shape), and weights of the classes.
+
+    `labels` (4,) are those of the corners, at the top left, top right, bottom left and bottom right. Both sides are
+    interpolated from top to bottom, and then each row from left to right, as `interpolate` does. Raises `UsageError`
+    for a model without latents.
+    """
+    decoder = decoder_of(model)
+    y = labels_of(model, labels).to(device_of(model))
+    corners = Noise(seed, range(4), device_of(model)).normal(*decoder.latent_shape)  # (4, *latent_shape)
+    left, right = (_between(corners[side::2][None], steps)[0] for side in (0, 1))  # (steps, *latent_shape) each
+    z = _between(torch.stack([left, right], dim=1), steps).flatten(0, 1)
+    t = torch.linspace(0, 1, steps, device=z.device)
+    down, across = (x.flatten()[:, None] for x in torch.meshgrid(t, t, indexing="ij"))  # (steps * steps, 1) each
+    one_hot = F.one_hot(y, model.num_classes).to(z.dtype)
+    upper, lower = (torch.lerp(one_hot[row], one_hot[row + 1], across) for row in (0, 2))
+    return z, torch.lerp(upper, lower, down)
+
+
+def decode_batches(model: GenerativeModel, z: Tensor, y: Tensor, *, batch_size: int = BATCH) -> Iterator[Tensor]:
+    """Decode codes (n, *latent_shape), yielding each batch (b, 1, 28, 28) uint8 as it is done.
+
+    `y`: (n,) int64, or (n, num_classes) weights of classes. Raises `UsageError` for a model without latents.
+    """
+    decoder = decoder_of(model)
+    for zs, ys in zip(z.split(batch_size), y.to(z.device).split(batch_size), strict=True):
+        with calling(model, "decode"):
+            images = decoder.decode(zs, ys)
+        yield pixels(images, len(zs), model, "decode")
 
 
 def reconstruct(model: GenerativeModel, images: Tensor, labels: Tensor) -> Tensor:
@@ -193,16 +231,19 @@ def _encode(model: GenerativeModel, coder: HasLatents, x: Tensor, y: Tensor) -> 
         return torch.cat([coder.encode(xs.to(device), ys.to(device)) for xs, ys in batches])
 
 
-def _decode(model: GenerativeModel, decoder: HasDecoder, z: Tensor, y: Tensor) -> Tensor:
-    with calling(model, "decode"):
-        batches = zip(z.split(BATCH), y.to(z.device).split(BATCH), strict=True)
-        return torch.cat([pixels(decoder.decode(zs, ys), len(zs), model, "decode") for zs, ys in batches])
+def _decode(model: GenerativeModel, z: Tensor, y: Tensor) -> Tensor:
+    return torch.cat(list(decode_batches(model, z, y)))
 
 
-def _interpolate(model: GenerativeModel, decoder: HasDecoder, z: Tensor, y: Tensor, steps: int) -> Tensor:
+def _between(z: Tensor, steps: int) -> Tensor:
+    """From the one code of each row to the other: (r, 2, *latent_shape) -> (r, steps, *latent_shape)."""
+    t = torch.linspace(0, 1, steps, device=z.device).view(1, steps, *[1] * (z.ndim - 2))
+    return slerp(z[:, :1], z[:, 1:], t)
+
+
+def _interpolate(model: GenerativeModel, z: Tensor, y: Tensor, steps: int) -> Tensor:
     """Between the two codes and labels of each row: (r, 2, *latent_shape), (r, 2) -> (r * steps, 1, 28, 28) uint8."""
-    t = torch.linspace(0, 1, steps, device=z.device).view(1, steps, *[1] * len(decoder.latent_shape))
-    between = slerp(z[:, :1], z[:, 1:], t)
+    t = torch.linspace(0, 1, steps, device=z.device).view(1, steps, 1)
     one_hot = F.one_hot(y.to(z.device), model.num_classes).to(z.dtype)  # (r, 2, k)
-    weights = torch.lerp(one_hot[:, :1], one_hot[:, 1:], t.view(1, steps, 1))
-    return _decode(model, decoder, between.flatten(0, 1), weights.flatten(0, 1))
+    weights = torch.lerp(one_hot[:, :1], one_hot[:, 1:], t)
+    return _decode(model, _between(z, steps).flatten(0, 1), weights.flatten(0, 1))

@@ -1,6 +1,7 @@
 """Sampling trajectories, and what a sample owes to its noise, its label and each sampling option."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -20,16 +21,28 @@ def sample_trajectory(
     `frames`, if there are more steps than that: as many of them, evenly spread, the last one among them. Raises
     `UsageError` for a model whose samples do not form step by step.
     """
+    steps = list(trajectory_steps(model, labels, seed=seed, **options))
+    if frames and frames < len(steps):
+        steps = [steps[place] for place in evenly(len(steps), frames)]
+    return torch.stack(steps)
+
+
+def trajectory_steps(
+    model: GenerativeModel, labels: Tensor | Sequence[int], *, seed: int = 0, **options: Any
+) -> Iterator[Tensor]:
+    """`sample_trajectory`, yielding each step (n, 1, 28, 28) uint8 as it is done."""
     if not isinstance(model, HasTrajectory):
         raise UsageError(f"{type(model).__name__} generates an image in one step, so there is no sampling trajectory.")
     options = checked_options(model, options)
     y, device = labels_of(model, labels), device_of(model)
     with calling(model, "sample_trajectory"):
-        trajectory = model.sample_trajectory(y.to(device), noise=Noise(seed, range(len(y)), device), **options)
-        steps = [pixels(images, len(y), model, "sample_trajectory") for images in trajectory]
-    if frames and frames < len(steps):
-        steps = [steps[place] for place in evenly(len(steps), frames)]
-    return torch.stack(steps)
+        steps = iter(model.sample_trajectory(y.to(device), noise=Noise(seed, range(len(y)), device), **options))
+    while True:
+        with calling(model, "sample_trajectory"):  # not around the yield: modes would leak into the caller
+            step = list(itertools.islice(steps, 1))
+        if not step:
+            return
+        yield pixels(step[0], len(y), model, "sample_trajectory")
 
 
 def evenly(total: int, number: int) -> list[int]:
