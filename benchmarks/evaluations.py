@@ -19,7 +19,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from families import machine, markdown, read, write
+from families import read, write
+from kept import keep, machine
 from torch import Tensor
 
 from mnistgen import load, load_data, sample
@@ -159,7 +160,8 @@ def main() -> None:
         [title, *(f"{dict(points)[e]:.2f}" if e in dict(points) else "" for e in options.evaluations)]
         for title, points in curves.items()
     ]
-    print(markdown(["", *map(str, options.evaluations)], rows))
+    head = ["network evaluations", *map(str, options.evaluations)]
+    print(keep("evaluations", head, rows, n=options.n, seed=options.seed))
     draw(curves, options.out / "evaluations.png", "network evaluations", doubling=True)
     minutes = {
         read_checkpoint(folder).model: [

@@ -19,7 +19,6 @@ training or a score failed.
 import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
+from kept import keep, machine
 from PIL import Image
 from safetensors import safe_open
 
@@ -102,24 +102,6 @@ COLUMNS = (
     Column("CAS", "cas", ".2%", real="cas_real"),
     Column("authentic", "authentic", ".1%", real="authentic_real"),
 )
-
-
-def machine() -> str:
-    """The processor, or the GPU where there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is on the left and whose numbers are on the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def cores(threads: int) -> str:
@@ -282,7 +264,8 @@ def quality(models: dict[str, dict[int, dict[str, Any]]], floor: dict[str, Any])
     for model, runs in best_first:
         cells = [cell(column, list(runs.values())) for column in COLUMNS]
         rows.append([f"`{model}`", ", ".join(map(str, runs)), *cells, verdict(model, list(runs.values()), floor)])
-    return markdown(["", "seeds", *(column.title for column in COLUMNS), "target, floors"], rows)
+    head = ["", "seeds", *(column.title for column in COLUMNS), "target, floors"]
+    return keep("families-quality", head, rows)
 
 
 def cost(models: dict[str, dict[int, dict[str, Any]]]) -> str:
@@ -304,7 +287,8 @@ def cost(models: dict[str, dict[int, dict[str, Any]]]) -> str:
                 f"{1000 * by['sampling_seconds']:.2g} ms{on['sampling_threads']}",
             ]
         )
-    return markdown(["", "weights", "checkpoint", "training", "training images/s", "time of a sample"], rows)
+    head = ["", "weights", "checkpoint", "training", "training images/s", "time of a sample"]
+    return keep("families-cost", head, rows)
 
 
 def protocol_of(scores: dict[Trained, dict[str, Any]]) -> dict[str, Any]:

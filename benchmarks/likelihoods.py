@@ -15,7 +15,8 @@ import argparse
 import math
 
 import torch
-from families import cores, machine, markdown
+from families import cores
+from kept import keep, machine
 
 from mnistgen import GenerativeModel, load, load_data
 from mnistgen.checkpoint import read_checkpoint
@@ -52,7 +53,8 @@ def main() -> None:
             [f"`{read_checkpoint(source).model}`", model.likelihood, f"{mean:.3f} +- {error:.3f}", f"{nats:.0f}"]
         )
         print(f"{source}: {rows[-1][2]} bits/dim", flush=True)
-    print(markdown(["", "what it is", "bits/dim", "nats an image"], rows))
+    head = ["", "what it is", "bits/dim", "nats an image"]
+    print(keep("likelihoods", head, rows, n=options.images, seed=options.seed))
     print(f"\n{options.images:,} test images, seed {options.seed}; {machine()}, {cores(torch.get_num_threads())}")
 
 

@@ -32,7 +32,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from families import cores, machine, markdown, read, write
+from families import cores, read, write
+from kept import keep, machine
 from mnistgen_plugins.diffusion.flow import Flow, FlowConfig
 from mnistgen_plugins.diffusion.unet import Attention, Block, Embedding, UNet, group_norm
 from torch import Tensor, nn
@@ -251,7 +252,7 @@ def main() -> None:
             ]
         )
     head = ["", "weights", "MMAC", "images/s", "ms", "FID / floor", "labels", "coverage", "black", "1 to 9", "white"]
-    print(markdown(head, rows))
+    print(keep("networks", head, rows, n=options.n, seed=options.seed))
     seed = f"{options.n:,} samples, seed {options.seed}, after {options.minutes:g} minutes, {cores(threads)} each"
     print(f"\n{machine()}, {autocast_dtype(torch.device('cpu'), 'auto')}; {seed}.")
 

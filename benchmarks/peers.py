@@ -47,7 +47,8 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from diffusion_peers import contend
-from families import cores, machine, markdown, read, write
+from families import cores, read, write
+from kept import keep, machine
 from torch import Tensor, nn
 
 from mnistgen import load, load_data, sample
@@ -327,8 +328,8 @@ def scored(name: str, folder: Path, scorer: Scorer, n: int) -> list[dict[str, An
     return rows
 
 
-def table(rows: list[dict[str, Any]], images: int, n: int) -> str:
-    """Every sampler of every contestant below the real images."""
+def table(name: str, rows: list[dict[str, Any]], images: int, n: int) -> str:
+    """Every sampler of every contestant below the real images, kept by that name."""
     numbers, floor = rows[0]["score"]["numbers"], rows[0]["score"]["scale"][FLOOR]["mean"]
     real = floor | {"floors.A.penultimate": 1.0, "floors.A.early": 1.0, "authentic": numbers.get("authentic_real")}
     lines = [["real images", *[""] * 4, *(cell(column, real) for column in COLUMNS), ""]]
@@ -346,7 +347,7 @@ def table(rows: list[dict[str, Any]], images: int, n: int) -> str:
             ]
         )
     head = ["", "sampler", "weights", "trained", "epochs", *(column.title for column in COLUMNS), "time of a sample"]
-    return markdown(head, lines)
+    return keep(name, head, lines, n=n)
 
 
 def cell(column: Column, numbers: dict[str, Any]) -> str:
@@ -409,7 +410,8 @@ def main() -> None:
         f"as images without labels; evaluator A `{rows[0]['score']['protocol']['evaluators']['A']}`."
     )
     images = len(learnt_from(options.seed)[0])
-    print(protocol, table(rows, images, options.n), sep="\n\n", end="\n\n")
+    kept = "peers-vae" if options.contestants == PYTHAES else f"peers-{options.contestants[0]}"
+    print(protocol, table(kept, rows, images, options.n), sep="\n\n", end="\n\n")
     ratios = {}
     for name, others in RIVALS.items():
         mine, rival = best(rows, [name]), best(rows, others)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from families import machine
+from kept import machine
 
 import mnistgen
 from mnistgen.checkpoint import load

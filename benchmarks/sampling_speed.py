@@ -20,7 +20,8 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from families import cores, machine, markdown
+from families import cores
+from kept import keep, machine
 from torch import Tensor
 
 from mnistgen import GenerativeModel, load, sample
@@ -117,7 +118,8 @@ def main() -> None:
         for title, median in medians.items()
     ]
     print(f"{machine()}, {cores(torch.get_num_threads())}, torch {torch.__version__}; batches of {BATCH}\n")
-    print(markdown(["", "weights", f"{options.n:,} images", "range", "in `flow`'s time"], rows))
+    head = ["", "weights", f"{options.n:,} images", "range", "in `flow`'s time"]
+    print(keep("sampling-speed", head, rows, n=options.n))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ A table stands between `<!-- table NAME -->` and `<!-- end -->`; nothing between
 """
 
 import argparse
+import csv
+import json
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ from mnistgen.checkpoint import read_checkpoint
 from mnistgen.files import atomic_file
 from mnistgen.published import published, record, shipped_checkpoints
 from mnistgen.registry import entries, model_class
+from mnistgen.scoring.reference import FORMER_ROWS
 
+CLASSICAL, CLASSICAL_TITLE = "classical", "real + affine + elastic"  # the condition that synthetic images have to beat
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -48,7 +53,15 @@ def pages() -> list[Path]:
 
 def rendered(text: str) -> str:
     """A page with each of its tables made anew."""
-    return PLACE.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+    return PLACE.sub(lambda match: f"{match[1]}{table(match[2])}\n{match[3]}", text)
+
+
+def table(name: str) -> str:
+    """A table by its name: one that is made here, or one that a benchmark has kept as a record."""
+    if name in TABLES:
+        return TABLES[name]()
+    kept = record(name)
+    return markdown(kept["head"], kept["rows"], kept.get("left", 1))
 
 
 def models() -> str:
@@ -69,7 +82,7 @@ def models() -> str:
         ]
         rows.append(cells)
     head = ["model", "what it is", "weights", "training", "FID / floor", "by A, by B", "labels", "an image"]
-    return _markdown(head, rows, left=2)
+    return markdown(head, rows, left=2)
 
 
 def scores() -> str:
@@ -92,7 +105,7 @@ def scores() -> str:
         numbers = found[name]["numbers"]
         floors = max(found[name]["floors"].values())
         rows.append([f"`{name}`", f"{floors:.1f}", *(_shown(numbers, *which) for which in titles.values())])
-    return _markdown(["", "FID / floor", *titles], rows) + f"\n\n{_protocol(found)}"
+    return markdown(["", "FID / floor", *titles], rows) + f"\n\n{_protocol(found)}"
 
 
 def features() -> str:
@@ -108,7 +121,7 @@ def features() -> str:
         [f"`{name}`", *(f"{found[name]['numbers'][v] / found[name]['real'][v]:.2f}" for v in views.values())]
         for name in sorted(found, key=_headline(found))
     ]
-    return _markdown(["", *views], rows)
+    return markdown(["", *views], rows)
 
 
 def checkpoints() -> str:
@@ -132,7 +145,7 @@ def checkpoints() -> str:
         ]
         rows.append(cells)
     head = ["file", "made by", "steps", "training", "validation loss", "FID", "floors by A, B", "labels", "coverage"]
-    return _markdown(head, rows, left=2) + f"\n\n{_protocol(found)}"
+    return markdown(head, rows, left=2) + f"\n\n{_protocol(found)}"
 
 
 def train_command(name: str) -> str:
@@ -155,11 +168,121 @@ def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def scale() -> str:
+    """FID of real and corrupted images in each layer, from the scales that ship."""
+    found = json.loads((ROOT / "mnistgen" / "weights" / "scale-mnist-test.json").read_text("utf-8"))["scales"]
+    views = {
+        "A, penultimate": "fid.A.penultimate",
+        "A, intermediate layer": "fid.A.early",
+        "B, penultimate": "fid.B.penultimate",
+        "B, intermediate layer": "fid.B.early",
+        "untrained CNN": "fid.random.penultimate",
+    }
+    names = [FORMER_ROWS.get(name, name) for name in found["1000"]]
+    rows = []
+    for title, number in views.items():
+        for n, corrupted in found.items():
+            floor = corrupted["floor"]
+            cells = [f"{row['mean'][number]:.4g}" for name, row in corrupted.items() if name != "floor"]
+            best = f"{floor['mean'][number]:.4g} ± {floor['spread'][number]:.1g}"
+            rows.append([title, f"{int(n):,}", best, *cells])
+    return markdown(["FID in", "n", *names], rows, left=2)
+
+
+def generations(titles: dict[str, tuple[str, str]]) -> str:
+    """FID, coverage and CAS by generation of self-consuming training, of several folders or guidances side by side."""
+    runs = {
+        title: [row for row in _csv(folder, "loop") if row["guidance"] == way]
+        for title, (folder, way) in titles.items()
+    }
+    head = ["generation"]
+    for title in runs:
+        head += [f"{title}: FID", "coverage", "CAS"]
+    rows = []
+    for number in sorted({int(row["generation"]) for run in runs.values() for row in run}):
+        cells = [str(number)]
+        for run in runs.values():
+            row = run[number]
+            cells += [f"{float(row['fid']):.3g}", f"{float(row['coverage']):.3f}", f"{float(row['cas']):.2%}"]
+        rows.append(cells)
+    return markdown(head, rows)
+
+
+def study() -> str:
+    """Accuracies of the default study by condition, differences to classical augmentation, and cost."""
+    found, apart = _csv("augmentation", "results"), _differences("augmentation")
+    sizes = sorted({int(row["per_class"]) for row in found})
+    head = ["condition"]
+    for size in sizes:
+        head += [f"{size} per class", "difference", "p"]
+    rows = []
+    for first in [row for row in found if int(row["per_class"]) == sizes[0]]:
+        condition, cells = (first["arm"], first["model"]), []
+        same = [row for row in found if (row["arm"], row["model"]) == condition]
+        for row in same:
+            half = (float(row["high_95"]) - float(row["low_95"])) / 2
+            cells.append(f"{100 * float(row['accuracy']):.2f} ± {100 * half:.2f}")
+            cells += apart.get((*condition, row["per_class"], CLASSICAL), ("", ""))
+        title = first["title"].removesuffix(" (x5)").replace(", x5)", ")").replace(CLASSICAL_TITLE, "classical")
+        title = f"{CLASSICAL_TITLE} (classical)" if title == "classical" else title
+        rows.append([title, *cells, ", ".join(_cost(float(row["seconds"])) for row in same)])
+    return markdown([*head, "cost"], rows)
+
+
+def families_study() -> str:
+    """Differences of one model of each family, at three sizes."""
+    apart = _differences("augmentation-families")
+    sizes = sorted({size for *_, size, _ in apart}, key=int)
+    pairs = {
+        "classical + synthetic against classical": ("classical-synthetic", CLASSICAL),
+        "real + synthetic against real only": ("synthetic", "real"),
+    }
+    head = ["difference, points"]
+    for size in sizes:
+        head += [f"{size} per class", "p"]
+    rows = []
+    for title, (arm, against) in pairs.items():
+        for i, model in enumerate(("flow", "vae", "r3gan")):
+            cells = [cell for size in sizes for cell in apart[(arm, model, size, against)]]
+            rows.append([f"{title}: `{model}`" if i == 0 else f"`{model}`", *cells])
+    return markdown(head, rows)
+
+
+def _differences(folder: str) -> dict[tuple[str, str, str, str], tuple[str, str]]:
+    """Paired differences in points with their interval, and Holm's p: by condition, model, size and what it is to."""
+    return {
+        (row["arm"], row["model"], row["per_class"], row["against"]): (
+            "{:+.2f} ({:+.2f} to {:+.2f})".format(
+                *(100 * float(row[name]) for name in ("difference", "low_95", "high_95"))
+            ),
+            f"{float(row['p_holm']):.2g}",
+        )
+        for row in _csv(folder, "differences")
+    }
+
+
+def _cost(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def _csv(folder: str, name: str) -> list[dict[str, str]]:
+    with (ROOT / "benchmarks" / folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "models": models,
     "scores": scores,
     "features": features,
     "checkpoints": checkpoints,
+    "scale": scale,
+    "study": study,
+    "study-families": families_study,
+    "generations": partial(generations, {mode: (f"loop-{mode}", "") for mode in ("replace", "accumulate", "fresh")}),
+    "generations-guidance": partial(
+        generations,
+        {f"guidance {scale}": ("loop-flow", way) for scale, way in ((1, "without guidance"), (2, "guidance_scale 2"))},
+    ),
 }
 
 
@@ -180,7 +303,8 @@ def _shown(numbers: dict[str, float], name: str, form: str) -> str:
     return format(numbers[name], form) if name in numbers else ""
 
 
-def _markdown(head: list[str], rows: list[list[str]], left: int = 1) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table whose first columns are on the left and whose numbers are on the right."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
