@@ -123,6 +123,13 @@ def warp(x: Tensor, theta: Tensor | None = None, displacement: Tensor | None = N
     return (ink + BACKGROUND).clamp(-1, 1)
 
 
+def shifts(images: Tensor) -> Tensor:
+    """Move each image by at most a pixel each way, on black pixels: (n, 1, h, w) uint8 -> (9 n, 1, h, w)."""
+    height, width = images.shape[-2:]
+    wide = F.pad(images, (1, 1, 1, 1))
+    return torch.cat([wide[..., i : i + height, j : j + width] for i in range(3) for j in range(3)])
+
+
 def knot_count(size: int) -> int:
     """Random numbers along a side of `size` pixels, with one beyond either edge."""
     return math.ceil((size - 1) / KNOT_SPACING) + 3

@@ -11,19 +11,7 @@ from tiny import Tiny, strokes
 from mnistgen import Dataset, LeakageError, UsageError, load_data
 from mnistgen.data import data_folder
 from mnistgen.experiments import CONDITIONS, DEFAULT_CONDITIONS, Design
-from mnistgen.experiments.analysis import (
-    Baseline,
-    Interval,
-    Outcome,
-    Row,
-    comparisons,
-    holm,
-    paired,
-    pairs_needed,
-    power,
-    t_interval,
-    verdict,
-)
+from mnistgen.experiments.analysis import Baseline, Outcome, Row, comparisons, verdict
 from mnistgen.experiments.protocol import (
     BATCH,
     classifier_steps,
@@ -41,9 +29,10 @@ from mnistgen.experiments.subsets import (
     fingerprints,
     seed_of,
 )
-from mnistgen.experiments.tasks import shifts
 from mnistgen.metrics import nearest, pixels
+from mnistgen.metrics.statistics import Interval, holm, paired, pairs_needed, power, t_interval
 from mnistgen.registry import model_class
+from mnistgen.transforms import shifts
 
 SIMULATIONS = 2000
 
@@ -205,7 +194,7 @@ def test_leaking_conditions_and_the_pool_have_no_say() -> None:
         found.append(outcome(name, [a + 0.05 for a in base], model="vae" if CONDITIONS[name].generated else ""))
     compared = comparisons(found)
     assert verdict(compared) == verdict(comparisons(found[:3]))
-    families = {c.row.condition: (c.family, c.tests) for c in compared if c.against == "classical"}
+    families = {c.row.condition: (c.row.role, c.tests) for c in compared if c.against == "classical"}
     assert families["classical-synthetic"] == ("synthetic", 1)
     assert families["leaking"] == ("leaking", 1)
     assert families["pool"] == ("pool", 2)

@@ -22,6 +22,7 @@ from mnistgen import BaseConfig, Dataset, GenerativeModel, LeakageError, Loss, N
 from mnistgen.cli import main
 from mnistgen.console import Display
 from mnistgen.data import to_float
+from mnistgen.data.dataset import joined
 from mnistgen.evaluator import Classifier, build_classifier
 from mnistgen.experiments import CONDITIONS, Study, report, tasks
 from mnistgen.experiments.cache import Cache, Runner, Task
@@ -631,7 +632,7 @@ def test_one_image_from_outside_the_subset_ends_the_study(folder: Path, monkeypa
         data, about = plain(self, context)
         assert self.subset is not None
         place = context.subsets(self.subset.repetition).places(1, skip=self.subset.per_class or 0)[:1]
-        return tasks.joined(data, context.train.subset(place)), about
+        return joined([data, context.train.subset(place)], "train"), about
 
     monkeypatch.setattr(TrainGenerator, "training_images", leaky)
     text = mnistgen(folder, "augment", "tiny", *ARGUMENTS, "--conditions", "synthetic", "--out", "leak", code=1)
@@ -660,7 +661,7 @@ def test_an_image_from_outside_the_training_split_ends_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def leaky(self: TrainGenerator, context: StudyContext) -> tuple[Dataset, dict[str, Any]]:
-        return tasks.joined(context.train, context.test.subset(torch.tensor([3]))), {}
+        return joined([context.train, context.test.subset(torch.tensor([3]))], "train"), {}
 
     monkeypatch.setattr(TrainGenerator, "training_images", leaky)
     with pytest.raises(LeakageError, match="1 images that are not in the train split"):

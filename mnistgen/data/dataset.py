@@ -169,10 +169,14 @@ def _apart(data: "torch.utils.data.Dataset[Any]", name: str) -> tuple[Array, lis
 
 
 def joined(parts: Sequence[Dataset], split: str) -> Dataset:
-    """Parts of one dataset, one after another. Raises `DataError` where some have labels and others have none."""
+    """Images of the same classes, one part after another, named as the first one and where that is.
+
+    Raises `DataError` where some have labels and others have none.
+    """
     first, *rest = parts
     if not rest:
         return first if first.split == split else replace(first, split=split)  # itself, with the hash it may know
+    parts = [part.to(first.images.device) for part in parts]
     if len({part.labels is None for part in parts}) > 1:
         raise DataError(f"{first.name}: some of its parts have labels, and others have none.")
     return replace(

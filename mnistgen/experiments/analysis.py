@@ -1,107 +1,25 @@
 """What a study has found: means, paired differences, and a verdict that follows from the numbers alone."""
 
-import bisect
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
-import numpy as np
-from scipy import special
-
-from mnistgen.errors import UsageError
 from mnistgen.experiments import protocol
 from mnistgen.experiments.cache import Cache, Failure, Record, Task
 from mnistgen.experiments.plan import Design, LoopDesign, Plan, Question
-from mnistgen.experiments.protocol import CLASSICAL, CONDITIONS, LEVEL, POWER, REAL
+from mnistgen.experiments.protocol import CLASSICAL, CONDITIONS, REAL
 from mnistgen.experiments.tasks import Classify, Generation, NearestNeighbour, RealImages, StudyContext
+from mnistgen.metrics.statistics import LEVEL, Interval, Paired, holm, paired, pairs_needed, t_interval
 
 REFERENCES = (CLASSICAL, REAL)
-MOST_PAIRS = 100_000
 SCORES = {"fid": (0.0, math.inf), "coverage": (0.0, 1.0), "cas": (0.0, 1.0)}  # of a generation, and their ranges
 Decision = Literal["helps", "hurts", "no difference that matters", "undecided"]
 Asked = TypeVar("Asked", bound=Question)
-
-
-class Interval(NamedTuple):
-    """A mean and its t-interval; of one value, no interval is known."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-    @property
-    def half(self) -> float:
-        """Half the width; infinite where there is no interval."""
-        return math.inf if self.low is None or self.high is None else (self.high - self.low) / 2
-
-
-class Paired(NamedTuple):
-    """The mean difference of pairs."""
-
-    interval: Interval
-    spread: float  # standard deviation of the differences
-    p: float | None  # of the two-sided paired t-test; None of one pair
-
-
-def t_interval(values: Sequence[float], *, within: tuple[float, float] = (-math.inf, math.inf)) -> Interval:
-    """mean +- t s / sqrt(n), t the 97.5% quantile at n - 1 degrees of freedom (Student 1908).
-
-    It is cut to `within`, where every mean lies, (0, 1) for an accuracy: that takes nothing from its coverage.
-    """
-    if not (n := len(values)):
-        raise UsageError("There is no mean of no values.")
-    mean = float(np.mean(values))
-    if n == 1:
-        return Interval(mean, None, None, n)
-    half = float(special.stdtrit(n - 1, 1 - LEVEL / 2) * np.std(values, ddof=1) / math.sqrt(n))
-    return Interval(mean, max(mean - half, within[0]), min(mean + half, within[1]), n)
-
-
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
-    """ours - theirs, pair by pair. Differences that are all equal are certain: p is 0, or 1 where they are zero."""
-    differences = np.subtract(ours, theirs)
-    interval = t_interval(differences.tolist())
-    if interval.n == 1:
-        return Paired(interval, 0.0, None)
-    spread = float(np.std(differences, ddof=1))
-    if spread <= 1e-12:  # rounding alone
-        return Paired(interval, 0.0, float(abs(interval.mean) <= 1e-12))
-    t = interval.mean / (spread / math.sqrt(interval.n))
-    return Paired(interval, spread, float(2 * special.stdtr(interval.n - 1, -abs(t))))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's (1979) correction of the m tests of a family: p_(i) becomes max over j <= i of (m - j + 1) p_(j), at most
-    1."""
-    m = len(p)
-    corrected, largest = [0.0] * m, 0.0
-    for rank, index in enumerate(sorted(range(m), key=lambda i: p[i])):
-        largest = max(largest, (m - rank) * p[index])
-        corrected[index] = min(1.0, largest)
-    return corrected
-
-
-def power(n: int, spread: float, effect: float) -> float:
-    """How often a paired t-test of n pairs finds a difference of `effect`, by the noncentral t distribution."""
-    critical = special.stdtrit(n - 1, 1 - LEVEL / 2)
-    shift = abs(effect) / spread * math.sqrt(n)
-    return float(1 - special.nctdtr(n - 1, shift, critical) + special.nctdtr(n - 1, shift, -critical))
-
-
-def pairs_needed(spread: float, effect: float) -> int | None:
-    """The least number of pairs that find a difference with a power of 80%; None where that is more than 100,000."""
-    if spread <= 0 or effect == 0:
-        return 2 if effect else None
-    enough = 2
-    while power(enough, spread, effect) < POWER:
-        enough *= 2
-        if enough > MOST_PAIRS:
-            return None
-    return bisect.bisect_left(range(enough), True, lo=enough // 2, key=lambda n: power(n, spread, effect) >= POWER)
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -119,9 +37,13 @@ class Row:
         return str(self.per_class or "all")
 
     @property
+    def role(self) -> str:
+        return CONDITIONS[self.condition].role
+
+    @property
     def source(self) -> str:
         """The generator and its ratio, where there are any."""
-        return " ".join([*([self.model] if self.model else []), *([f"x{self.ratio:g}"] if self.ratio else [])])
+        return " ".join(filter(None, [self.model, f"x{self.ratio:g}" if self.ratio else ""]))
 
     @property
     def title(self) -> str:
@@ -145,13 +67,9 @@ class Outcome:
     images: float  # of the subset, seen by the classifier
     other_images: float
 
-    @property
-    def role(self) -> str:
-        return CONDITIONS[self.row.condition].role
-
     def to_dict(self) -> dict[str, Any]:
         """Everything but the single accuracies, for JSON and CSV."""
-        about = {"title": self.row.title, "role": self.role, **interval_dict("accuracy", self.accuracy)}
+        about = {"title": self.row.title, "role": self.row.role, **interval_dict("accuracy", self.accuracy)}
         names = ("real_fraction", "steps", "images", "other_images", "seconds")
         return self.row.to_dict() | about | {name: getattr(self, name) for name in names}
 
@@ -163,16 +81,20 @@ class Comparison:
     row: Row
     against: str
     paired: Paired
-    p_holm: float | None  # corrected over the conditions of the same role against the same one
-    family: str
-    tests: int  # in that family
     effect: float  # the difference that would matter: a tenth of the other condition's errors
-    pairs_needed: int | None  # to find it with a power of 80%; None where the interval is narrow enough
+    p_holm: float | None = None  # corrected over the conditions of the same role against the same one
+    tests: int = 0  # of which there are so many
 
     @property
     def too_wide(self) -> bool:
         """Whether the interval is too wide to tell a difference that would matter from none."""
         return self.paired.interval.half > self.effect
+
+    @cached_property
+    def pairs_needed(self) -> int | None:
+        """Pairs that find it with a power of 80%; None where the interval is narrow enough, or not known."""
+        wide = self.effect < self.paired.interval.half < math.inf
+        return pairs_needed(self.paired.spread, self.effect) if wide else None
 
     @property
     def decision(self) -> Decision:
@@ -187,8 +109,8 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON and CSV."""
         found = {"against": self.against, **interval_dict("difference", self.paired.interval)}
-        names = ("p_holm", "family", "tests", "effect", "too_wide", "pairs_needed", "decision")
-        found |= {"spread": self.paired.spread, "p": self.paired.p}
+        found |= {"spread": self.paired.spread, "p": self.paired.p, "p_holm": self.p_holm, "family": self.row.role}
+        names = ("tests", "effect", "too_wide", "pairs_needed", "decision")
         return self.row.to_dict() | found | {name: getattr(self, name) for name in names}
 
 
@@ -245,7 +167,6 @@ class Results(Generic[Asked]):
 
     @property
     def cache(self) -> Cache:
-        """The records."""
         return self.context.cache
 
     @property
@@ -275,12 +196,9 @@ class Study(Results[Design]):
     @cached_property
     def outcomes(self) -> list[Outcome]:
         """The conditions with at least one finished repetition, in the order of the plan."""
-        found: dict[Row, list[Classify]] = {}
-        for task in self.plan.tasks:
-            if isinstance(task, Classify) and task in self.done:
-                row = Row(task.classifier, task.subset.per_class, task.condition, task.model, task.ratio)
-                found.setdefault(row, []).append(task)
-        return [self._outcome(row, tasks) for row, tasks in found.items()]
+        done = [task for task in self.plan.tasks if isinstance(task, Classify) and task in self.done]
+        rows = (Row(task.classifier, task.subset.per_class, task.condition, task.model, task.ratio) for task in done)
+        return [self._outcome(row, tasks) for row, tasks in grouped(zip(rows, done, strict=True)).items()]
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
@@ -292,22 +210,22 @@ class Study(Results[Design]):
         """Published baselines, where the study has measured the same; of MNIST alone."""
         if self.context.train.name != "mnist":
             return []
-        rows: list[Baseline] = []
-        for outcome in self.outcomes:
-            row, least = outcome.row, protocol.LEAST_OF_A_BASELINE.get(outcome.row.per_class or 0)
-            if row.classifier == "cnn" and row.condition == CLASSICAL and least is not None:
-                rows.append(Baseline("cnn, real + affine + elastic, at least", row.size, outcome.accuracy, least, True))
-        seen: dict[tuple[bool, int], list[float]] = {}
-        for task, record in self.done.items():
-            if isinstance(task, NearestNeighbour):
-                place = task.shifted, task.subset.per_class or 0
-                seen.setdefault(place, []).append(float(record.result["accuracy"]))
-        for (shifted, size), accuracies in seen.items():
-            value = (protocol.NEAREST_SHIFTED if shifted else protocol.NEAREST).get(size)
-            if value is not None:
-                what = "1 nearest neighbour" + (", nine shifts" if shifted else "")
-                rows.append(Baseline(what, str(size), t_interval(accuracies, within=(0.0, 1.0)), value, False))
-        return rows
+        found = [
+            Baseline("cnn, real + affine + elastic, at least", outcome.row.size, outcome.accuracy, least, True)
+            for outcome in self.outcomes
+            if (outcome.row.classifier, outcome.row.condition) == ("cnn", CLASSICAL)
+            and (least := protocol.LEAST_OF_A_BASELINE.get(outcome.row.per_class or 0))
+        ]
+        accuracies = grouped(
+            ((task.shifted, task.subset.per_class or 0), float(record.result["accuracy"]))
+            for task, record in self.done.items()
+            if isinstance(task, NearestNeighbour)
+        )
+        for (shifted, size), values in accuracies.items():
+            if published := (protocol.NEAREST_SHIFTED if shifted else protocol.NEAREST).get(size):
+                what = f"1 nearest neighbour{', nine shifts' if shifted else ''}"
+                found.append(Baseline(what, str(size), t_interval(values, within=(0.0, 1.0)), published, False))
+        return found
 
     @property
     def verdict(self) -> str:
@@ -315,10 +233,9 @@ class Study(Results[Design]):
         return verdict(self.comparisons, self.baselines)
 
     def _outcome(self, row: Row, tasks: Sequence[Classify]) -> Outcome:
-        results = {task.subset.repetition: self.done[task].result for task in tasks}
+        first, results = tasks[0], {task.subset.repetition: self.done[task].result for task in tasks}
         accuracies = {repetition: float(result["accuracy"]) for repetition, result in sorted(results.items())}
         other = _mean(result["other_images"] for result in results.values())
-        first = tasks[0]
         return Outcome(
             row=row,
             accuracies=accuracies,
@@ -347,20 +264,11 @@ class Loop(Results[LoopDesign]):
     @cached_property
     def lines(self) -> list[Line]:
         """The generations, each over its repetitions."""
-        found: dict[tuple[str, int | None, str, int], dict[str, list[float]]] = {}
-        for task, result in self.generations.items():
-            guided = ", ".join(
-                "without guidance" if value == protocol.GUIDANCE_OFF[option] else f"{option} {value:g}"
-                for option, value in task.guidance
-            )
-            numbers = found.setdefault((task.model, task.subset.per_class, guided, task.number), {})
-            for name in SCORES:
-                if (value := result.get(name)) is not None:
-                    numbers.setdefault(name, []).append(float(value))
-        return [
-            Line(*key, {name: t_interval(values, within=SCORES[name]) for name, values in numbers.items()})
-            for key, numbers in found.items()
-        ]
+        found = grouped(
+            ((task.model, task.subset.per_class, task.guided, task.number), result)
+            for task, result in self.generations.items()
+        )
+        return [Line(*key, _intervals(results)) for key, results in found.items()]
 
     @cached_property
     def real(self) -> dict[str, float]:
@@ -383,32 +291,23 @@ class Loop(Results[LoopDesign]):
 def comparisons(found: Sequence[Outcome]) -> list[Comparison]:
     """Compare every condition with the two references, at the repetitions that both have."""
     by_row = {outcome.row: outcome for outcome in found}
-    raw: list[tuple[Outcome, str, Paired, float]] = []
+    raw: list[Comparison] = []
     for outcome in found:
         for against in REFERENCES:
-            other = by_row.get(Row(outcome.row.classifier, outcome.row.per_class, against, "", 0.0))
-            if other is None or other is outcome:
-                continue
-            if both := [r for r in outcome.accuracies if r in other.accuracies]:
+            other = by_row.get(Row(outcome.row.classifier, outcome.row.per_class, against, "", 0.0), outcome)
+            both = [r for r in outcome.accuracies if r in other.accuracies]
+            if other is not outcome and both:
                 pair = paired([outcome.accuracies[r] for r in both], [other.accuracies[r] for r in both])
-                raw.append((outcome, against, pair, protocol.EFFECT * (1 - other.accuracy.mean)))
-    families: dict[tuple[str, str], list[float]] = {}  # p, in the order of `raw`
-    for outcome, against, pair, _ in raw:
-        if pair.p is not None:
-            families.setdefault((against, outcome.role), []).append(pair.p)
+                raw.append(Comparison(outcome.row, against, pair, protocol.EFFECT * (1 - other.accuracy.mean)))
+    families = grouped(((c.against, c.row.role), c.paired.p) for c in raw if c.paired.p is not None)
     corrected = {family: iter(holm(p)) for family, p in families.items()}
     return [
-        Comparison(
-            row=outcome.row,
-            against=against,
-            paired=pair,
-            p_holm=None if pair.p is None else next(corrected[against, outcome.role]),
-            family=outcome.role,
-            tests=len(families.get((against, outcome.role), ())),
-            effect=effect,
-            pairs_needed=pairs_needed(pair.spread, effect) if effect < pair.interval.half < math.inf else None,
+        replace(
+            c,
+            p_holm=None if c.paired.p is None else next(corrected[c.against, c.row.role]),
+            tests=len(families.get((c.against, c.row.role), ())),
         )
-        for outcome, against, pair, effect in raw
+        for c in raw
     ]
 
 
@@ -418,7 +317,7 @@ def verdict(compared: Sequence[Comparison], baselines: Sequence[Baseline] = ()) 
     It is about generators that have seen the subset alone; and about conditions that have the classical augmentation
     themselves, where there are any.
     """
-    cases = [c for c in compared if c.against == CLASSICAL and CONDITIONS[c.row.condition].role == "synthetic"]
+    cases = [c for c in compared if c.against == CLASSICAL and c.row.role == "synthetic"]
     beside = [c for c in cases if c.row.condition == "classical-synthetic"]
     cases, where = (beside, "added to") if beside else (cases, "in place of")
     if not cases:
@@ -446,18 +345,18 @@ def verdict(compared: Sequence[Comparison], baselines: Sequence[Baseline] = ()) 
     return f"{answer}: {where} affine and elastic augmentation, synthetic images {listed}{doubt}."
 
 
-def percent(interval: Interval | None, form: str = ".2%") -> str:
-    """An accuracy, or another number, with its interval."""
-    if interval is None or interval.low is None or interval.high is None:
-        return "" if interval is None else format(interval.mean, form)
-    return f"{interval.mean:{form}} ({interval.low:{form}} to {interval.high:{form}})"
+def percent(interval: Interval | None, form: str = ".2%", factor: float = 1.0) -> str:
+    """An accuracy, or another number, with its interval; all times `factor`."""
+    if interval is None:
+        return ""
+    mean, low, high = (None if value is None else f"{factor * value:{form}}" for value in interval[:3])
+    return str(mean) if low is None else f"{mean} ({low} to {high})"
 
 
 def points(interval: Interval) -> str:
     """A difference of accuracies in percentage points, with its interval."""
-    mean, low, high, _ = interval
-    shown = f"{100 * mean:+.2f} points"
-    return shown if low is None or high is None else f"{shown}, {100 * low:+.2f} to {100 * high:+.2f}"
+    shown = percent(interval, "+.2f", 100)
+    return f"{shown} points" if interval.low is None else shown.replace(" (", " points, ").rstrip(")")
 
 
 def _examples(some: Sequence[Comparison], most: int = 3) -> str:
@@ -469,6 +368,20 @@ def _examples(some: Sequence[Comparison], most: int = 3) -> str:
         classifier = f" with {c.row.classifier}" if several else ""
         texts.append(f"{c.row.source} at {c.row.size} per class{classifier}: {points(c.paired.interval)}")
     return "; ".join([*texts, *([f"and {len(some) - len(shown)} more"] if len(some) > len(shown) else [])])
+
+
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """The values of each key, in order."""
+    found: dict[K, list[V]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _intervals(results: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
+    """The scores of a generation that any of its repetitions has."""
+    values = {name: [float(r[name]) for r in results if r.get(name) is not None] for name in SCORES}
+    return {name: t_interval(found, within=SCORES[name]) for name, found in values.items() if found}
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -28,8 +28,6 @@ POOL = 10_000  # other training images that the generator of the pool may see, w
 CONFIDENT = 0.95  # the least confidence at which the labeller's label of a pool image is believed
 DRAWS = 4.0  # at most as many samples for one image that passes the confidence filter
 
-LEVEL = 0.05  # of the tests, and one less the confidence of the intervals
-POWER = 0.8  # at which the number of pairs is given
 EFFECT = 0.1  # what would matter: so large a part of the errors of the condition that is compared with
 
 NO_DISTORTION = Distortion()

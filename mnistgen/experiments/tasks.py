@@ -9,7 +9,7 @@ weights of its own and is trained for the same number of steps.
 import json
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -21,6 +21,7 @@ from torch import Tensor
 from mnistgen.building import build
 from mnistgen.checkpoint import load, save
 from mnistgen.data import Dataset
+from mnistgen.data.dataset import joined
 from mnistgen.errors import LeakageError, MnistgenError, UsageError
 from mnistgen.evaluator import (
     Classifier,
@@ -31,6 +32,7 @@ from mnistgen.evaluator import (
     predict,
     save_classifier,
 )
+from mnistgen.experiments import protocol
 from mnistgen.experiments.cache import Cache, Task
 from mnistgen.experiments.protocol import Mode, sampling_options
 from mnistgen.experiments.subsets import Subsets, check_exactly, check_trained_on, check_within, seed_of
@@ -43,7 +45,8 @@ from mnistgen.scoring import Scorer
 from mnistgen.scoring.classifiers import RECIPE, learn
 from mnistgen.scoring.evaluators import PENULTIMATE
 from mnistgen.scoring.scale import FLOOR
-from mnistgen.training import Part, autocast_dtype, fit
+from mnistgen.training import Part, autocast_dtype, fit, train
+from mnistgen.transforms import shifts
 
 Regime = Literal["subset", "pool", "everything"]
 ProgressCallback = Callable[[float], None]  # gets the share of a task that is done
@@ -116,11 +119,12 @@ class StudyContext:
     def fit(self, model: Network, data: Dataset, task: "Trains", parts: Sequence[Part] | None = None) -> Network:
         """Train to the end and return the averaged model: no step is chosen, and nothing is validated."""
         where: Any = {"device": self.device, "precision": self.precision}
-        for step in fit(model, data, steps=task.steps, seed=task.seed, parts=parts, **where):
-            self.progress(task.share * step.progress)
-        ema = step.ema
-        assert isinstance(ema, type(model))
-        return ema
+        report = lambda share: self.progress(task.share * share)  # noqa: E731
+        return train(model, data, steps=task.steps, seed=task.seed, parts=parts, progress=report, **where)
+
+    def cas(self, data: Dataset, steps: int) -> float:
+        """The classification accuracy score of images: of a classifier trained on them alone."""
+        return learn(data, self.test, seed=self.seed, device=self.device, steps=steps).accuracy
 
     def step_seconds(self, model: Trainable) -> float:
         """Measure the seconds of a training step."""
@@ -286,7 +290,7 @@ class TrainGenerator(TrainsModel):
         if self.pool is None:
             return data, {}
         pool, about = self.pool.labelled(context)
-        return joined(data, pool), about
+        return joined([data, pool], "train"), about
 
     def check(self, context: StudyContext, data: Dataset) -> str:
         """Return the content of what it is trained on. Raises `LeakageError` where it may not see that."""
@@ -300,12 +304,35 @@ class TrainGenerator(TrainsModel):
         return check_within(data, context.train, who)
 
 
+class MakesImages(Task):
+    """A task that makes images for a subset, which are in a file beside its record."""
+
+    suffix = ".npz"
+    subset: Subset
+
+    def write(self, context: StudyContext, images: Tensor, labels: Tensor) -> None:
+        """Write (n, 1, 28, 28) uint8 and (n,) int64."""
+        with atomic_file(context.cache.made(self)) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
+
+    def images(self, context: StudyContext, count: int | None = None) -> Dataset:
+        """Read the first `count` of the images, or all there are. Raises `MnistgenError` where they are damaged."""
+        path = context.cache.made(self)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                images, labels = (torch.from_numpy(file[name])[:count] for name in ("images", "labels"))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise MnistgenError(
+                f"{path}: these images are damaged: {error}. Remove the file to draw them again."
+            ) from error
+        return Dataset(images, labels, context.train.num_classes, self.name, "synthetic")
+
+
 @dataclass(frozen=True)
-class SampleImages(Task):
+class SampleImages(MakesImages):
     """Synthetic images for a subset, the same number of each class in turn, and filtered where that is asked for."""
 
     kind = "images"
-    suffix = ".npz"
     numbers = ("images", "drawn", "kept")
     generator: TrainGenerator
     subset: Subset  # for whose classifiers
@@ -333,38 +360,33 @@ class SampleImages(Task):
         cls = context.models[self.generator.model]
         model = load(context.cache.made(self.generator), device=context.device, model_class=cls)
         classes = model.num_classes
-        each = -(-self.count // classes)
-        kept: list[list[Tensor]] = [[] for _ in range(classes)]
+        each, drawn = -(-self.count // classes), 0  # of each class
+        counts, kept = torch.zeros(classes, dtype=torch.int64), [torch.empty(0, 1, 28, 28, dtype=torch.uint8)]
         labels = torch.arange(round(each * classes * (self.draws if self.labeller else 1))) % classes
+        passed = torch.zeros(len(labels), dtype=torch.bool)
         judge = self.labeller.model(context) if self.labeller else None
-        drawn = 0
-        batches = sample_batches(model, labels, seed=self.seed, **sampling_options(self.generator.model, cls))
-        while min(map(len, kept)) < each and drawn < len(labels):
-            images = next(batches)
-            asked = labels[drawn : drawn + len(images)]
-            drawn += len(images)
+        for images in sample_batches(model, labels, seed=self.seed, **sampling_options(self.generator.model, cls)):
+            asked, passes = labels[drawn : drawn + len(images)], torch.ones(len(images), dtype=torch.bool)
             if judge is not None:
                 probabilities = extract(judge, images, layers=["logits"])["logits"].softmax(1)
                 passes = probabilities[torch.arange(len(asked)), asked] >= self.least
-                images, asked = images[passes], asked[passes]
-            for image, label in zip(images, asked.tolist(), strict=True):
-                if len(kept[label]) < each:
-                    kept[label].append(image)
-            context.progress(min(map(len, kept)) / each)
-        fewest = min(map(len, kept))
-        if not fewest:
+            passed[drawn : drawn + len(images)] = passes
+            kept.append(images[passes])
+            counts += torch.bincount(asked[passes], minlength=classes)
+            drawn += len(images)
+            fewest = min(each, int(counts.min()))
+            context.progress(fewest / each)
+            if fewest == each:
+                break
+        if not (fewest := min(each, int(counts.min()))):
             raise MnistgenError(
-                f"{self.name}: of {drawn} images, none of class {min(range(classes), key=lambda c: len(kept[c]))} is "
-                f"seen as such with a confidence of {self.least}. Ask for less with --filter."
+                f"{self.name}: of {drawn} images, none of class {int(counts.argmin())} is seen as such with a "
+                f"confidence of {self.least}. Ask for less with --filter."
             )
-        images = torch.stack([image for row in zip(*(row[:fewest] for row in kept), strict=True) for image in row])
-        write_images(context.cache.made(self), images, torch.arange(len(images)) % classes)
+        places = [(labels[passed] == label).nonzero().flatten()[:fewest] for label in range(classes)]
+        images = torch.cat(kept)[torch.stack(places, 1).flatten()]
+        self.write(context, images, torch.arange(len(images)) % classes)
         return {"images": len(images), "drawn": drawn, "kept": len(images) / drawn}
-
-    def images(self, context: StudyContext, count: int) -> Dataset:
-        """Return the first `count` of the images, or all where the filter left fewer."""
-        data = read_images(context.cache.made(self), context.train.num_classes, self.generator.model)
-        return data.subset(torch.arange(min(count, len(data))))
 
 
 @dataclass(frozen=True)
@@ -415,7 +437,7 @@ class Classify(TrainsClassifier):
         if other is not None and not self.real:
             data = other
         elif other is not None and len(other):
-            data = joined(subset, other)
+            data = joined([subset, other], "train")
             parts = [Part(len(subset), self.real), Part(len(other), self.batch - self.real)]
         model = context.fit(self.network(context), data, self, parts)
         found = evaluate(model, context.test)
@@ -472,12 +494,11 @@ class NearestNeighbour(Task):
 
 
 @dataclass(frozen=True)
-class Generation(TrainsModel):
+class Generation(TrainsModel, MakesImages):
     """One generation of self-consuming training: trained, sampled, and scored."""
 
     kind = "generation"
     trainings = 2  # the generator, and the classifier of its images that gives the classification accuracy score
-    suffix = ".npz"
     numbers = ("images", "cas")
     texts = ("protocol",)
     share = 0.4
@@ -498,6 +519,14 @@ class Generation(TrainsModel):
     def chain(self) -> str:
         """What all generations are called together, whatever the subset."""
         return f"{self.model}-{self.mode}" + "".join(f"-{option}-{value:g}" for option, value in self.guidance)
+
+    @property
+    def guided(self) -> str:
+        """The guidance, in words."""
+        off = protocol.GUIDANCE_OFF
+        return ", ".join(
+            "without guidance" if value == off[name] else f"{name} {value:g}" for name, value in self.guidance
+        )
 
     @property
     def dependencies(self) -> tuple[Task, ...]:
@@ -521,36 +550,39 @@ class Generation(TrainsModel):
         model = context.fit(self.network(context), data, self)
         labels, options = torch.arange(self.count) % data.num_classes, dict[str, Any](self.guidance)
         images = sample(model, labels, seed=self.seed, **options)
-        drawn = Dataset(images, labels, data.num_classes, self.model, "synthetic")
         context.progress(0.5)
-        found = self._scores(context, drawn.subset(torch.arange(self.scored)))
-        made = context.cache.made(self)
-        write_images(made, images, labels)
-        save(made.with_suffix(".safetensors"), model, dataset=data, steps=self.steps, seed=self.seed)
+        scored = slice(self.scored)
+        found = self._scores(context, Dataset(images[scored], labels[scored], data.num_classes, self.name, "synthetic"))
+        self.write(context, images, labels)
+        made = context.cache.made(self).with_suffix(".safetensors")
+        save(made, model, dataset=data, steps=self.steps, seed=self.seed)
         return {"images": len(data), **found}
 
     def training_images(self, context: StudyContext) -> Dataset:
         """Return what this generation is trained on."""
-        data = context.images(self.subset)
+        real = context.images(self.subset)
         if self.previous is None:
-            check_exactly(data, data, self.name)
-            return data
+            check_exactly(real, real, self.name)
+            return real
+        older = list(self.older)
         if self.mode == "accumulate":
-            older: Generation | None = self.previous
-            while older:
-                data = joined(data, older.drawn(context))
-                older = older.previous
-            return data
+            return joined([real, *(generation.drawn(context) for generation in older)], "train")
         drawn = self.previous.drawn(context)
         if self.mode == "replace":
             return drawn
         each = self.subset.per_class or 0
-        return joined(drawn, context.subsets(self.subset.repetition).take(each, skip=self.number * each))
+        return joined([drawn, context.subsets(self.subset.repetition).take(each, skip=self.number * each)], "train")
+
+    @property
+    def older(self) -> Iterator["Generation"]:
+        """The generations before this one, the last one first."""
+        if self.previous:
+            yield self.previous
+            yield from self.previous.older
 
     def drawn(self, context: StudyContext) -> Dataset:
         """Return as many of its images as the subset has."""
-        data = read_images(context.cache.made(self), context.train.num_classes, self.model)
-        return data.subset(torch.arange(self.subset.images))
+        return self.images(context, self.subset.images)
 
     def _scores(self, context: StudyContext, drawn: Dataset) -> dict[str, Any]:
         """FID, coverage and label agreement, as `mnistgen score` has them, with the real-vs-real baseline; and CAS."""
@@ -560,7 +592,7 @@ class Generation(TrainsModel):
         context.progress(0.7)
         return {
             **{name: score.numbers.get(number) for name, number in SCORES.items()},
-            "cas": _cas(context, drawn, self.cas_steps),
+            "cas": context.cas(drawn, self.cas_steps),
             "label_agreement": score.numbers.get("label_agreement"),
             "floor": {name: floor.get(number) for name, number in SCORES.items()},
             "protocol": score.protocol_line,
@@ -590,40 +622,4 @@ class RealImages(Task):
     def run(self, context: StudyContext) -> dict[str, Any]:
         subsets = context.subsets(0)
         real = subsets.take(min(-(-self.scored // context.train.num_classes), subsets.least))
-        return {"cas": _cas(context, real, self.cas_steps)}
-
-
-def joined(first: Dataset, second: Dataset) -> Dataset:
-    """Return the images of both, those of the first before those of the second."""
-    images = torch.cat([first.images, second.images.to(first.images.device)])
-    labels = torch.cat([first.y, second.y.to(first.y.device)])
-    return Dataset(images, labels, first.num_classes, first.name, "train")
-
-
-def shifts(images: Tensor) -> Tensor:
-    """Move each image by at most a pixel each way, on black: (n, 1, h, w) -> (9 n, 1, h, w)."""
-    height, width = images.shape[-2:]
-    wide = torch.nn.functional.pad(images, (1, 1, 1, 1))
-    return torch.cat([wide[..., i : i + height, j : j + width] for i in range(3) for j in range(3)])
-
-
-def write_images(path: Path, images: Tensor, labels: Tensor) -> None:
-    """Write (n, 1, 28, 28) uint8 and (n,) int64 as an NPZ."""
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
-
-
-def read_images(path: Path, num_classes: int, name: str) -> Dataset:
-    """Read what `write_images` wrote. Raises `MnistgenError` where that is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise MnistgenError(
-            f"{path}: these images are damaged: {error}. Remove the file to draw them again."
-        ) from error
-    return Dataset(images, labels, num_classes, name, "synthetic")
-
-
-def _cas(context: StudyContext, data: Dataset, steps: int) -> float:
-    return learn(data, context.test, seed=context.seed, device=context.device, steps=steps).accuracy
+        return {"cas": context.cas(real, self.cas_steps)}

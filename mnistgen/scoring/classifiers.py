@@ -9,6 +9,7 @@ labels, and falls where classes are wrong, missing or monotonous.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from mnistgen.data.dataset import check_images
 from mnistgen.errors import UsageError
 from mnistgen.evaluator import Classifier, Evaluation, build_classifier, evaluate
 from mnistgen.evaluator.networks import CNNConfig
-from mnistgen.training import fit
+from mnistgen.training import train
 from mnistgen.transforms import Distortion
 
 LEAST = 100  # images a side
@@ -280,11 +281,8 @@ def _train(
     progress: Progress | None,
 ) -> Classifier:
     """The averaged network after `steps` steps on `data`."""
-    for step in fit(model, data, steps=steps, seed=seed, device=device):
-        if progress is not None:
-            progress(what, step.progress)
-    assert isinstance(step.ema, Classifier)
-    return step.ema
+    report = (lambda _: None) if progress is None else partial(progress, what)
+    return train(model, data, steps=steps, seed=seed, device=device, progress=report)
 
 
 def _sides(images: Tensor, real: Tensor, split: str) -> Dataset:

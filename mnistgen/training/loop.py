@@ -12,7 +12,6 @@ the uninterrupted one bit for bit.
 import copy
 import dataclasses
 import math
-from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -179,16 +178,18 @@ def fit(
             return
 
 
-def train(model: M, data: Images, **options: Any) -> M:
+def train(model: M, data: Images, *, progress: Callable[[float], None] = lambda _: None, **options: Any) -> M:
     """Train to the end of the run and return the averaged model, in eval mode: what is to be sampled, scored and saved.
 
-    `options` are those of `fit`, which yields after each step. Raises as `fit`, and `UsageError` where a `state` is
-    that of a run which has ended.
+    `progress` gets the share of the run that is done after each step. `options` are those of `fit`. Raises as `fit`,
+    and `UsageError` where a `state` is that of a run which has ended.
     """
-    last = deque(fit(model, data, **options), maxlen=1)
-    if not last:
+    last: Step | None = None
+    for last in fit(model, data, **options):
+        progress(last.progress)
+    if last is None:
         raise UsageError("This run is finished already; there is nothing to resume.")
-    return last[0].ema  # type: ignore[return-value]
+    return last.ema  # type: ignore[return-value]
 
 
 def _identity(
