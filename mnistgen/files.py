@@ -93,6 +93,30 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
         yield path
 
 
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Yield whether the lock `path`, a file that is made and removed again, is this process's until the block ends.
+
+    The system releases it when the process dies. Processes of several machines share a lock in a folder they share.
+    """
+    from filelock import FileLock, Timeout  # takes long to import
+
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise MnistgenError(f"{path}: cannot be locked: {error.strerror or error}.") from error
+    try:
+        yield True
+    finally:
+        with suppress(OSError):  # another process may have opened it already, and is to look again at what it guards
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
 def clear_leftovers(folder: Path) -> None:
     """Remove what killed processes left in `folder` in the middle of a write: ours by its name, dead by its lock."""
     with suppress(OSError):  # what is left takes up space and does no other harm

@@ -37,6 +37,7 @@ from mnistgen.experiments.tasks import (
     TrainGenerator,
     TrainLabeller,
 )
+from mnistgen.files import claimed
 from mnistgen.training import Part
 
 PER_CLASS = (2, 4)
@@ -398,7 +399,7 @@ def test_what_has_to_wait_for_another_process_is_put_off(tmp_path: Path) -> None
     order.clear()
     (context, runner), (other, _) = told(tmp_path), told(tmp_path)
     theirs, mine = Told("theirs"), Told("mine")
-    with other.cache._claim(theirs):  # the other process has begun it
+    with claimed(other.cache._path(theirs, ".lock", hidden=".")):  # the other process has begun it
         tasks = [Told("waits", (theirs,)), Told("depends", (mine,)), Told("free"), Told("last", (mine, theirs))]
         runner.run(tasks, context)
     assert not context.cache.failures([theirs, mine, *tasks])

@@ -12,16 +12,13 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from filelock import FileLock, Timeout
-
 from mnistgen.console import Display
 from mnistgen.errors import LeakageError, MnistgenError, UsageError, described
-from mnistgen.files import PREFIX, atomic_file, clear_leftovers
+from mnistgen.files import PREFIX, atomic_file, claimed, clear_leftovers
 
 RECORDS, MADE = "records", "made"  # the folders of a study
 FORMER = "cells"  # what the first one was called, and is where it lies already
@@ -35,8 +32,7 @@ class Task(ABC):
 
     kind: ClassVar[str]
     suffix: ClassVar[str] = ""  # of the file that it makes beside its record; none: there is no such file
-    numbers: ClassVar[tuple[str, ...]] = ()  # what its result always holds; a record without is damaged
-    texts: ClassVar[tuple[str, ...]] = ()
+    holds: ClassVar[Mapping[str, type]] = {}  # numbers and texts of its result; a record without one is damaged
     trainings: ClassVar[int] = 0  # how many networks it trains
 
     @property
@@ -46,8 +42,8 @@ class Task(ABC):
 
     @property
     def dependencies(self) -> tuple["Task", ...]:
-        """The tasks whose results it takes up."""
-        return ()
+        """The tasks whose results it takes up: those among its fields."""
+        return tuple(_tasks_in(self))
 
     def cost(self) -> tuple[str, float]:
         """Name the work, and say how much of it there is: the seconds of equal work grow with that."""
@@ -64,6 +60,15 @@ class Task(ABC):
     def spec(self) -> dict[str, Any]:
         """Everything that determines the result, for JSON."""
         return asdict(self)
+
+
+def _tasks_in(value: Any) -> Iterator[Task]:
+    """The tasks among the fields of a dataclass, and among the fields of those that are none."""
+    for field in vars(value).values():
+        if isinstance(field, Task):
+            yield field
+        elif is_dataclass(field):
+            yield from _tasks_in(field)
 
 
 def with_dependencies(task: Task, wanted: Callable[[Task], bool] = lambda _: True) -> Iterator[Task]:
@@ -172,7 +177,7 @@ class Cache:
 
         What fails is noted, but for a `LeakageError`, which ends the study, because its result would mean nothing.
         """
-        with self._claim(task) as mine:
+        with claimed(self._path(task, ".lock", hidden=".")) as mine:
             if mine and self.get(task) is None and self.failure(task) is None and allowed():
                 start = time.perf_counter()
                 try:
@@ -203,36 +208,17 @@ class Cache:
 
     def failures(self, everything: Sequence[Task]) -> list[Failure]:
         """What has failed, and what depends on it and so was not done; of tasks in the order of a plan."""
-        found: dict[Task, str] = {}
+        found: dict[Task, Failure] = {}
         for task in everything:
-            failed = [dependency.name for dependency in task.dependencies if dependency in found]
-            why = self.failure(task) or (f"it depends on {failed[0]}, which has failed" if failed else None)
+            failed = next((found[dependency].name for dependency in task.dependencies if dependency in found), None)
+            why = self.failure(task) or (f"it depends on {failed}, which has failed" if failed else "")
             if why and self.get(task) is None:
-                found[task] = why
-        return [Failure(task.name, why) for task, why in found.items()]
+                found[task] = Failure(task.name, why)
+        return list(found.values())
 
     def finished(self) -> set[str]:
         """The keys of all tasks that are done, whoever did them."""
         return {path.stem for path in self.records.glob("[!.]*.json")}
-
-    @contextmanager
-    def _claim(self, task: Task) -> Iterator[bool]:
-        """Yield whether the task is this process's until the block, or the process, ends."""
-        path = self._path(task, ".lock", hidden=".")
-        lock = FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            yield False
-            return
-        except OSError as error:
-            raise MnistgenError(f"{path}: cannot be locked: {error.strerror or error}.") from error
-        try:
-            yield True
-        finally:
-            with suppress(OSError):  # whoever has opened it already looks for the record first
-                path.unlink(missing_ok=True)
-            lock.release()
 
     def _checked(self, task: Task, content: Any) -> Record:
         """Return the record that a file holds, or raise an error that says what is wrong with it."""
@@ -247,10 +233,9 @@ class Cache:
         if not isinstance(record.result, dict):
             raise TypeError(f"its result is {record.result!r}")
         found: dict[str, Any] = record.result | {"seconds": record.seconds}
-        for name in (*task.numbers, *task.texts, "seconds"):
+        for name, kind in {**task.holds, "seconds": float}.items():
             value: Any = found.get(name)
-            number = type(value) in (int, float) and math.isfinite(value)
-            if not (isinstance(value, str) if name in task.texts else number):
+            if not (isinstance(value, str) if kind is str else type(value) in (int, float) and math.isfinite(value)):
                 raise TypeError(f"its {name} is {value!r}")
         if task.suffix and not self.made(task).is_file():
             raise ValueError(f"{self.made(task).name}, which it is about, is gone")

@@ -1,14 +1,15 @@
 """From what is asked for to the tasks that answer it, and how long those take."""
 
-import dataclasses
 import inspect
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from itertools import product
+from typing import Any, Literal, cast, get_args
 
 from mnistgen.errors import MnistgenError, UsageError, described, suggestion
 from mnistgen.experiments import protocol
@@ -21,6 +22,7 @@ from mnistgen.experiments.tasks import (
     NearestNeighbour,
     Pool,
     RealImages,
+    Regime,
     SampleImages,
     StudyContext,
     Subset,
@@ -29,6 +31,7 @@ from mnistgen.experiments.tasks import (
 )
 from mnistgen.model import BaseConfig, GenerativeModel
 from mnistgen.scoring.classifiers import CAS_STEPS
+from mnistgen.transforms import Distortion
 
 Size = int | Literal["all"]
 
@@ -44,12 +47,9 @@ class Question(ABC):
     configs: Mapping[str, BaseConfig] = field(default_factory=dict, hash=False)  # of models; else the protocol's
 
     def __post_init__(self) -> None:
-        for name, values in (("model", self.models), ("size", self.per_class)):
-            check_distinct(name, values)
-        for size in self.per_class:
-            if size != "all" and (not isinstance(size, int) or size < 1):
-                raise UsageError(f"--per-class {size}: it is a number of images, or all.")
-        self.check_positive("seeds", "generator_steps")
+        self.require_distinct(models="model", per_class="size")
+        self.require("per_class", lambda n: n == "all" or (isinstance(n, int) and n > 0), "a number of images, or all")
+        self.require_positive("seeds", "generator_steps")
 
     @abstractmethod
     def describe(self, dataset: str) -> dict[str, str]:
@@ -59,11 +59,26 @@ class Question(ABC):
     def plan(self, context: StudyContext) -> "Plan":
         """The tasks of the study."""
 
-    def check_positive(self, *names: str) -> None:
-        """Raise `UsageError` for a number that is less than 1."""
+    def require(self, name: str, holds: Callable[[Any], bool], says: str) -> None:
+        """Raise `UsageError` where a field, or one of its values, is not what it must be, as `says` has it."""
+        found = getattr(self, name)
+        for value in found if isinstance(found, tuple | list) else (found,):
+            if not holds(value):
+                raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be {says}.")
+
+    def require_positive(self, *names: str) -> None:
+        """Raise `UsageError` for a number that is given and less than 1."""
         for name in names:
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+            self.require(name, lambda value: value is None or value >= 1, "at least 1")
+
+    def require_distinct(self, **names: str) -> None:
+        """Raise `UsageError` where a field has no values, or one of them twice; the fields with what to call one."""
+        for name, what in names.items():
+            values = getattr(self, name)
+            if not values:
+                raise UsageError(f"A study needs at least one {what}.")
+            if len(set(values)) != len(values):
+                raise UsageError(f"A {what} is named twice: {' '.join(map(str, values))}.")
 
     def config(self, model: str, context: StudyContext) -> str:
         """The hyperparameters of a model."""
@@ -91,19 +106,14 @@ class Design(Question):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_distinct("ratio", self.ratio)
-        for ratio in self.ratio:
-            if not 0 < ratio < math.inf:
-                raise UsageError(f"--ratio {ratio}: it is a number of synthetic images for each real one, above 0.")
+        self.require_distinct(ratio="ratio", classifiers="classifier")
+        self.require("ratio", lambda n: 0 < n < math.inf, "a number of synthetic images for each real one, above 0")
+        self.require("real_fraction", lambda f: f == "ratio" or 0 < f < 1, "above 0 and below 1, or ratio")
+        self.require("filter", lambda least: 0 <= least < 1, "a confidence of at least 0 (no filter) and below 1")
+        self.require_positive("pool", "classifier_steps")
         for name in self.classifiers:
             if name not in CLASSIFIER:
                 raise UsageError(f"There is no classifier {name!r} in a study. {suggestion(name, CLASSIFIER)}")
-        check_distinct("classifier", self.classifiers)
-        if self.real_fraction != "ratio" and not 0 < self.real_fraction < 1:
-            raise UsageError(f"--real-fraction {self.real_fraction}: it is above 0 and below 1, or ratio.")
-        if not 0 <= self.filter < 1:
-            raise UsageError(f"--filter {self.filter}: it is a confidence of at least 0 (no filter) and below 1.")
-        self.check_positive("pool", "classifier_steps")
         object.__setattr__(self, "conditions", tuple(c.name for c in find_conditions(self.conditions)))
 
     def describe(self, dataset: str) -> dict[str, str]:
@@ -144,7 +154,7 @@ class LoopDesign(Question):
         super().__post_init__()
         if self.mode not in get_args(Mode):
             raise UsageError(f"There is no mode {self.mode!r}. {suggestion(self.mode, get_args(Mode))}")
-        self.check_positive("generations", "scored", "cas_steps")
+        self.require_positive("generations", "scored", "cas_steps")
         if self.mode == "fresh" and "all" in self.per_class:
             raise UsageError("--mode fresh needs images that no generation has seen: give a --per-class.")
 
@@ -162,31 +172,31 @@ class LoopDesign(Question):
         judges = json.dumps(dict(context.scorer.evaluators.hashes), sort_keys=True)
         tasks: list[Task] = [RealImages(scored, self.cas_steps)]
         subsets = []
-        for repetition in range(self.seeds):
-            for size in (None if asked == "all" else asked for asked in self.per_class):
-                if self.mode == "fresh":  # refused where there are too few
-                    context.subsets(repetition).take(size, skip=self.generations * (size or 0))
-                subset = context.subset(repetition, size)
-                subsets.append(subset)
-                for model in self.models:
-                    for guidance in guidances(context.models[model], self.guidance):
-                        previous = None
-                        for number in range(self.generations + 1):
-                            previous = Generation(
-                                model=model,
-                                config=self.config(model, context),
-                                mode=self.mode,
-                                guidance=guidance,
-                                number=number,
-                                subset=subset,
-                                steps=self.generator_steps or protocol.generator_steps(subset.images),
-                                seed=seed_of(seed, repetition, size, model, "generation", number),
-                                scored=scored,
-                                cas_steps=self.cas_steps,
-                                judges=judges,
-                                previous=previous,
-                            )
-                            tasks.append(previous)
+        for repetition, asked in product(range(self.seeds), self.per_class):
+            size = None if asked == "all" else asked
+            if self.mode == "fresh":  # refused where there are too few
+                context.subsets(repetition).take(size, skip=self.generations * (size or 0))
+            subset = context.subset(repetition, size)
+            subsets.append(subset)
+            for model in self.models:
+                for guidance in guidances(context.models[model], self.guidance):
+                    previous = None
+                    for number in range(self.generations + 1):
+                        previous = Generation(
+                            model=model,
+                            config=self.config(model, context),
+                            mode=self.mode,
+                            guidance=guidance,
+                            number=number,
+                            subset=subset,
+                            steps=self.generator_steps or protocol.generator_steps(subset.images),
+                            seed=seed_of(seed, repetition, size, model, "generation", number),
+                            scored=scored,
+                            cas_steps=self.cas_steps,
+                            judges=judges,
+                            previous=previous,
+                        )
+                        tasks.append(previous)
         return Plan(tuple(tasks), tuple(subsets))
 
 
@@ -208,15 +218,15 @@ class Costs:
     """Seconds of any task: by what has been recorded of the same work, else by a trial of it on this device."""
 
     def __init__(self, context: StudyContext, everything: tuple[Task, ...]) -> None:
-        self._context, self._trials = context, dict[str, float]()
+        self._context = context
         self.failed: dict[str, str] = {}  # work that could not be tried, and why
-        totals: dict[str, tuple[float, float]] = {}
+        seconds, amounts = defaultdict[str, float](float), defaultdict[str, float](float)
         for task in everything:
             if record := context.cache.get(task):
                 work, amount = task.cost()
-                seconds, amounts = totals.get(work, (0.0, 0.0))
-                totals[work] = seconds + record.seconds, amounts + amount
-        self._rates = {work: seconds / amounts for work, (seconds, amounts) in totals.items()}
+                seconds[work] += record.seconds
+                amounts[work] += amount
+        self._rates = {work: seconds[work] / amounts[work] for work in seconds}
 
     def __call__(self, task: Task) -> float:
         """The estimate for a task, without those it depends on."""
@@ -262,7 +272,7 @@ class _Maker:
     def _classify(self, condition: Condition, classifier: str) -> Iterator[Classify]:
         plain = Classify(
             classifier=classifier,
-            config=json.dumps(CLASSIFIER[classifier] | asdict(condition.distortion), sort_keys=True),
+            config=_config(classifier, condition.distortion),
             condition=condition.name,
             subset=self.subset,
             steps=self.steps + (self.generator_steps if condition.repeated else 0),
@@ -272,16 +282,16 @@ class _Maker:
             real=self._real(condition, 0.0),
         )
         if condition.other == "pseudo-labels":
-            yield dataclasses.replace(plain, pool=self._pool())
+            yield replace(plain, pool=self.pool)
         elif not condition.other:
             yield plain
-        for model in self.design.models if condition.generated else ("",) if condition.other == "real" else ():
-            for ratio in self.design.ratio:
-                other = dataclasses.replace(plain, ratio=ratio, real=self._real(condition, ratio))
-                if model:
-                    yield dataclasses.replace(other, samples=self._samples(condition, model))
-                elif further := self._further(ratio):
-                    yield dataclasses.replace(other, further=further)
+        models = self.design.models if condition.generated else ("",) if condition.other == "real" else ()
+        for model, ratio in product(models, self.design.ratio):
+            other = replace(plain, ratio=ratio, real=self._real(condition, ratio))
+            if model:
+                yield replace(other, samples=self._samples(condition, model))
+            elif further := self._further(ratio):
+                yield replace(other, further=further)
 
     def _real(self, condition: Condition, ratio: float) -> int:
         """Images of a batch that are the subset's."""
@@ -302,34 +312,37 @@ class _Maker:
             seed=self._seed("images", model, condition.other),
             draws=protocol.DRAWS,
             least=self.design.filter,
-            labeller=self._labeller() if self.design.filter else None,
+            labeller=self.labeller if self.design.filter else None,
         )
 
     def _generator(self, condition: Condition, model: str) -> TrainGenerator:
-        everything, pool = condition.other == "everything", self._pool() if condition.other == "pool" else None
-        seed, steps = self._seed("generator", model), self.generator_steps
-        if everything:
-            seed = seed_of(self.context.seed, "generator", model, "everything")
-            steps = self.design.generator_steps or protocol.generator_steps(len(self.context.train))
+        regime = cast(Regime, condition.other)
+        everything = regime == "everything"
+        images = len(self.context.train) if everything else self.subset.images
+        shared = seed_of(self.context.seed, "generator", model, "everything")
         return TrainGenerator(
             model=model,
             config=self.design.config(model, self.context),
-            regime="everything" if everything else "pool" if pool else "subset",
-            steps=steps,
-            seed=seed,
+            regime=regime,
+            steps=self.design.generator_steps or protocol.generator_steps(images),
+            seed=shared if everything else self._seed("generator", model),
             subset=None if everything else self.subset,
-            pool=pool,
+            pool=self.pool if regime == "pool" else None,
         )
 
-    def _labeller(self) -> TrainLabeller:
-        config = json.dumps(CLASSIFIER[protocol.LABELLER] | asdict(protocol.ELASTIC), sort_keys=True)
-        seed = self._seed("labeller")
+    @cached_property
+    def labeller(self) -> TrainLabeller:
         return TrainLabeller(
-            subset=self.subset, classifier=protocol.LABELLER, config=config, steps=self.steps, seed=seed
+            subset=self.subset,
+            classifier=protocol.LABELLER,
+            config=_config(protocol.LABELLER, protocol.ELASTIC),
+            steps=self.steps,
+            seed=self._seed("labeller"),
         )
 
-    def _pool(self) -> Pool:
-        return Pool(self._labeller(), self.design.pool, protocol.CONFIDENT)
+    @cached_property
+    def pool(self) -> Pool:
+        return Pool(self.labeller, self.design.pool, protocol.CONFIDENT)
 
     def _further(self, ratio: float) -> int:
         """Further real images of each class for the ceiling: as many as there are synthetic, or as there are."""
@@ -347,23 +360,18 @@ class _Maker:
         return seed_of(self.context.seed, self.repetition, self.per_class or "all", *what)
 
 
+def _config(classifier: str, distortion: Distortion) -> str:
+    return json.dumps(CLASSIFIER[classifier] | asdict(distortion), sort_keys=True)
+
+
 def guidances(cls: type[GenerativeModel], value: float | None = None) -> list[tuple[tuple[str, float], ...]]:
     """Without guidance, and with it, for a model that has such a sampling parameter; as it is, for another one."""
-    for parameter in inspect.signature(cls.sample).parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name in protocol.GUIDANCE_OFF:
-            off = protocol.GUIDANCE_OFF[parameter.name]
-            on = value
-            if on is None:
-                on = float(parameter.default) if parameter.default != off else off + 1.0
+    parameters = inspect.signature(cls.sample).parameters
+    for name, off in protocol.GUIDANCE_OFF.items():
+        if name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
+            default = parameters[name].default
+            on = value if value is not None else float(default) if default != off else off + 1.0
             if on == off:
                 raise UsageError(f"--guidance {on:g} is no guidance for {cls.__name__}; give another value.")
-            return [((parameter.name, off),), ((parameter.name, on),)]
+            return [((name, off),), ((name, on),)]
     return [()]
-
-
-def check_distinct(name: str, values: tuple[Any, ...]) -> None:
-    """Raise `UsageError` where there are no values, or one is there twice."""
-    if not values:
-        raise UsageError(f"A study needs at least one {name}.")
-    if len(set(values)) != len(values):
-        raise UsageError(f"A {name} is named twice: {' '.join(map(str, values))}.")

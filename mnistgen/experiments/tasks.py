@@ -11,6 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -49,98 +50,9 @@ from mnistgen.training import Part, autocast_dtype, fit, train
 from mnistgen.transforms import shifts
 
 Regime = Literal["subset", "pool", "everything"]
-ProgressCallback = Callable[[float], None]  # gets the share of a task that is done
 Network = TypeVar("Network", bound=Trainable)
 SCORES = {"fid": f"fid.{PENULTIMATE}", "coverage": f"coverage.{PENULTIMATE}"}  # by the names of a score
 WARM, STEPS, IMAGES = 3, 8, 100  # of a trial: the first steps set things up, and are not counted
-
-
-class StudyContext:
-    """What the tasks of a study work with: its data, models, device, and the records of what is done.
-
-    `test` is looked at by the last line of a task that classifies, and by nothing else.
-    """
-
-    def __init__(
-        self,
-        train: Dataset,
-        test: Dataset,
-        models: Mapping[str, type[GenerativeModel]],
-        *,
-        folder: Path,
-        seed: int,
-        device: torch.device,
-        precision: str = "auto",
-        scorer: Scorer | None = None,
-    ) -> None:
-        """`scorer`: what scores the generations of self-consuming training."""
-        if train.num_classes != test.num_classes:
-            raise UsageError(
-                f"{train.name} has {train.num_classes} classes to train on and {test.num_classes} to test with; take "
-                "both splits from one dataset."
-            )
-        for name, model in models.items():
-            if not model.conditional:
-                raise UsageError(
-                    f"{name} draws images without regard to labels, so a classifier cannot learn from them. Choose a "
-                    "conditional model."
-                )
-        self.train, self.test, self.models = train, test, dict(models)
-        self.seed, self.device, self.precision, self.scorer = checked_seed(seed), device, precision, scorer
-        self.frame = {  # what all tasks have in common, and what is part of every specification
-            "dataset": train.name,
-            "train": train.hash,
-            "test": test.hash,
-            "seed": seed,
-            "precision": "bf16" if autocast_dtype(device, precision) is torch.bfloat16 else "fp32",
-        }
-        self.cache = Cache(folder, self.frame)
-        self.progress: ProgressCallback = lambda _: None
-        self._subsets: dict[int, Subsets] = {}
-
-    def subsets(self, repetition: int) -> Subsets:
-        """The subsets of one repetition."""
-        if repetition not in self._subsets:
-            self._subsets[repetition] = Subsets(self.train, seed_of(self.seed, repetition, "subsets"))
-        return self._subsets[repetition]
-
-    def subset(self, repetition: int, per_class: int | None) -> "Subset":
-        """Describe a subset."""
-        data = self.subsets(repetition).take(per_class)
-        return Subset(repetition, per_class, len(data), data.hash)
-
-    def images(self, subset: "Subset") -> Dataset:
-        """The images of a subset, whose content is what the description says."""
-        data = self.subsets(subset.repetition).take(subset.per_class)
-        if data.hash != subset.hash:
-            raise LeakageError(f"The subset {subset.name} has other images than when the study was planned.")
-        return data
-
-    def fit(self, model: Network, data: Dataset, task: "Trains", parts: Sequence[Part] | None = None) -> Network:
-        """Train to the end and return the averaged model: no step is chosen, and nothing is validated."""
-        where: Any = {"device": self.device, "precision": self.precision}
-        report = lambda share: self.progress(task.share * share)  # noqa: E731
-        return train(model, data, steps=task.steps, seed=task.seed, parts=parts, progress=report, **where)
-
-    def cas(self, data: Dataset, steps: int) -> float:
-        """The classification accuracy score of images: of a classifier trained on them alone."""
-        return learn(data, self.test, seed=self.seed, device=self.device, steps=steps).accuracy
-
-    def step_seconds(self, model: Trainable) -> float:
-        """Measure the seconds of a training step."""
-        data, start = self.train.subset(torch.arange(min(len(self.train), 1000))), 0.0
-        for step in fit(model, data, steps=WARM + STEPS, device=self.device, precision=self.precision):
-            if step.number == WARM:
-                start = time.perf_counter()
-        return (time.perf_counter() - start) / STEPS
-
-    def sample_seconds(self, model: GenerativeModel) -> float:
-        """Measure the seconds of a sample, the second time that there are some."""
-        labels, start = torch.arange(IMAGES) % model.num_classes, 0.0
-        for _ in range(2):
-            start = time.perf_counter()
-            sample(model.to(self.device), labels)
-        return (time.perf_counter() - start) / IMAGES
 
 
 @dataclass(frozen=True)
@@ -160,6 +72,88 @@ class Subset:
     @property
     def name(self) -> str:
         return f"r{self.repetition}-n{self.size}"
+
+
+class StudyContext:
+    """What the tasks of a study work with: its data, models, device, and the records of what is done.
+
+    `test` is looked at by the last line of a task that classifies, and by nothing else. `scorer` scores the generations
+    of self-consuming training.
+    """
+
+    def __init__(
+        self,
+        train: Dataset,
+        test: Dataset,
+        models: Mapping[str, type[GenerativeModel]],
+        *,
+        folder: Path,
+        seed: int,
+        device: torch.device,
+        precision: str = "auto",
+        scorer: Scorer | None = None,
+    ) -> None:
+        if train.num_classes != test.num_classes:
+            raise UsageError(
+                f"{train.name} has {train.num_classes} classes to train on and {test.num_classes} to test with; take "
+                "both splits from one dataset."
+            )
+        for name, model in models.items():
+            if not model.conditional:
+                raise UsageError(
+                    f"{name} draws images without regard to labels, so a classifier cannot learn from them. Choose a "
+                    "conditional model."
+                )
+        self.train, self.test, self.models = train, test, models
+        self.seed, self.device, self.precision, self.scorer = checked_seed(seed), device, precision, scorer
+        self.frame = {  # what all tasks have in common, and what is part of every specification
+            "dataset": train.name,
+            "train": train.hash,
+            "test": test.hash,
+            "seed": seed,
+            "precision": "bf16" if autocast_dtype(device, precision) is torch.bfloat16 else "fp32",
+        }
+        self.cache = Cache(folder, self.frame)
+        self.progress: Callable[[float], None] = lambda _: None  # gets the share of a task that is done
+        self.subsets = cache(lambda repetition: Subsets(train, seed_of(seed, repetition, "subsets")))  # by repetition
+
+    def subset(self, repetition: int, per_class: int | None) -> Subset:
+        """Describe a subset."""
+        data = self.subsets(repetition).take(per_class)
+        return Subset(repetition, per_class, len(data), data.hash)
+
+    def images(self, subset: Subset) -> Dataset:
+        """The images of a subset, whose content is what the description says."""
+        data = self.subsets(subset.repetition).take(subset.per_class)
+        if data.hash != subset.hash:
+            raise LeakageError(f"The subset {subset.name} has other images than when the study was planned.")
+        return data
+
+    def fit(self, model: Network, data: Dataset, task: "Trains", parts: Sequence[Part] | None = None) -> Network:
+        """Train to the end and return the averaged model: no step is chosen, and nothing is validated."""
+        how: Any = {"device": self.device, "precision": self.precision, "parts": parts}
+        return train(
+            model, data, steps=task.steps, seed=task.seed, progress=lambda x: self.progress(task.share * x), **how
+        )
+
+    def cas(self, data: Dataset, steps: int) -> float:
+        """The classification accuracy score of images: of a classifier trained on them alone."""
+        return learn(data, self.test, seed=self.seed, device=self.device, steps=steps).accuracy
+
+    def step_seconds(self, model: Trainable) -> float:
+        """Measure the seconds of a training step."""
+        data = self.train.subset(torch.arange(min(len(self.train), 1000)))
+        steps = fit(model, data, steps=WARM + STEPS, device=self.device, precision=self.precision)
+        seconds = [step.seconds for step in steps]
+        return (seconds[-1] - seconds[WARM - 1]) / STEPS
+
+    def sample_seconds(self, model: GenerativeModel) -> float:
+        """Measure the seconds of a sample, the second time that there are some."""
+        labels, start = torch.arange(IMAGES) % model.num_classes, 0.0
+        for _ in range(2):
+            start = time.perf_counter()
+            sample(model.to(self.device), labels)
+        return (time.perf_counter() - start) / IMAGES
 
 
 @dataclass(frozen=True)
@@ -215,7 +209,7 @@ class TrainLabeller(TrainsClassifier):
 
     kind = "labeller"
     suffix = ".safetensors"
-    texts = ("trained_on",)
+    holds: ClassVar = {"trained_on": str}
 
     @property
     def name(self) -> str:
@@ -261,8 +255,7 @@ class TrainGenerator(TrainsModel):
 
     kind = "generator"
     suffix = ".safetensors"
-    numbers = ("images",)
-    texts = ("trained_on",)
+    holds: ClassVar = {"images": float, "trained_on": str}
     regime: Regime
     subset: Subset | None  # None: of no subset, where everything may be seen
     pool: Pool | None = None
@@ -270,10 +263,6 @@ class TrainGenerator(TrainsModel):
     @property
     def name(self) -> str:
         return f"{self.subset.name if self.subset else 'all'}-{self.model}-{self.regime}"
-
-    @property
-    def dependencies(self) -> tuple[Task, ...]:
-        return (self.pool.labeller,) if self.pool else ()
 
     def run(self, context: StudyContext) -> dict[str, Any]:
         data, about = self.training_images(context)
@@ -333,7 +322,7 @@ class SampleImages(MakesImages):
     """Synthetic images for a subset, the same number of each class in turn, and filtered where that is asked for."""
 
     kind = "images"
-    numbers = ("images", "drawn", "kept")
+    holds: ClassVar = dict.fromkeys(("images", "drawn", "kept"), float)
     generator: TrainGenerator
     subset: Subset  # for whose classifiers
     count: int  # for the largest ratio; fewer are the beginning of more
@@ -346,10 +335,6 @@ class SampleImages(MakesImages):
     def name(self) -> str:
         return f"{self.subset.name}-{self.generator.model}-{self.generator.regime}-images"
 
-    @property
-    def dependencies(self) -> tuple[Task, ...]:
-        return (self.generator, self.labeller) if self.labeller else (self.generator,)
-
     def cost(self) -> tuple[str, float]:
         return f"{self.kind} {self.generator.model}", self.count
 
@@ -359,31 +344,31 @@ class SampleImages(MakesImages):
     def run(self, context: StudyContext) -> dict[str, Any]:
         cls = context.models[self.generator.model]
         model = load(context.cache.made(self.generator), device=context.device, model_class=cls)
-        classes = model.num_classes
-        each, drawn = -(-self.count // classes), 0  # of each class
-        counts, kept = torch.zeros(classes, dtype=torch.int64), [torch.empty(0, 1, 28, 28, dtype=torch.uint8)]
-        labels = torch.arange(round(each * classes * (self.draws if self.labeller else 1))) % classes
-        passed = torch.zeros(len(labels), dtype=torch.bool)
         judge = self.labeller.model(context) if self.labeller else None
+        classes = model.num_classes
+        each, fewest, drawn = -(-self.count // classes), 0, 0  # of each class: wanted and kept; and in all
+        labels = torch.arange(round(each * classes * (self.draws if self.labeller else 1))) % classes
+        kept: list[Tensor] = []
+        right: list[Tensor] = []  # the labels of those that are kept
         for images in sample_batches(model, labels, seed=self.seed, **sampling_options(self.generator.model, cls)):
-            asked, passes = labels[drawn : drawn + len(images)], torch.ones(len(images), dtype=torch.bool)
+            asked = labels[drawn : drawn + len(images)]
+            drawn += len(images)
             if judge is not None:
                 probabilities = extract(judge, images, layers=["logits"])["logits"].softmax(1)
                 passes = probabilities[torch.arange(len(asked)), asked] >= self.least
-            passed[drawn : drawn + len(images)] = passes
-            kept.append(images[passes])
-            counts += torch.bincount(asked[passes], minlength=classes)
-            drawn += len(images)
-            fewest = min(each, int(counts.min()))
+                images, asked = images[passes], asked[passes]
+            kept.append(images)
+            right.append(asked)
+            fewest = min(each, int(torch.cat(right).bincount(minlength=classes).min()))
             context.progress(fewest / each)
             if fewest == each:
                 break
-        if not (fewest := min(each, int(counts.min()))):
+        if not fewest:
             raise MnistgenError(
-                f"{self.name}: of {drawn} images, none of class {int(counts.argmin())} is seen as such with a "
-                f"confidence of {self.least}. Ask for less with --filter."
+                f"{self.name}: of {drawn} images, none of one class is seen as such with a confidence of {self.least}. "
+                "Ask for less with --filter."
             )
-        places = [(labels[passed] == label).nonzero().flatten()[:fewest] for label in range(classes)]
+        places = [(torch.cat(right) == label).nonzero().flatten()[:fewest] for label in range(classes)]
         images = torch.cat(kept)[torch.stack(places, 1).flatten()]
         self.write(context, images, torch.arange(len(images)) % classes)
         return {"images": len(images), "drawn": drawn, "kept": len(images) / drawn}
@@ -394,7 +379,7 @@ class Classify(TrainsClassifier):
     """A classifier of one condition, and its accuracy on the test split."""
 
     kind = "accuracy"
-    numbers = ("accuracy", "errors", "images", "other_images")
+    holds: ClassVar = dict.fromkeys(("accuracy", "errors", "images", "other_images"), float)
     condition: str
     batch: int
     real: int  # images of a batch that are the subset's
@@ -410,18 +395,8 @@ class Classify(TrainsClassifier):
 
     @property
     def name(self) -> str:
-        parts = [
-            self.subset.name,
-            self.classifier,
-            self.condition,
-            self.model,
-            f"x{self.ratio:g}" if self.ratio else "",
-        ]
-        return "-".join(filter(None, parts))
-
-    @property
-    def dependencies(self) -> tuple[Task, ...]:
-        return (self.samples,) if self.samples else (self.pool.labeller,) if self.pool else ()
+        ratio = f"x{self.ratio:g}" if self.ratio else ""
+        return "-".join(filter(None, [self.subset.name, self.classifier, self.condition, self.model, ratio]))
 
     def spec(self) -> dict[str, Any]:
         spec = asdict(self)
@@ -470,7 +445,7 @@ class NearestNeighbour(Task):
     """The nearest neighbour in pixels, among the subset or among its nine shifts: its accuracy is published."""
 
     kind = "nearest neighbour"
-    numbers = ("accuracy", "errors", "images")
+    holds: ClassVar = dict.fromkeys(("accuracy", "errors", "images"), float)
     subset: Subset
     shifted: bool
 
@@ -499,8 +474,7 @@ class Generation(TrainsModel, MakesImages):
 
     kind = "generation"
     trainings = 2  # the generator, and the classifier of its images that gives the classification accuracy score
-    numbers = ("images", "cas")
-    texts = ("protocol",)
+    holds: ClassVar = {"images": float, "cas": float, "protocol": str}
     share = 0.4
     mode: Mode
     guidance: tuple[tuple[str, float], ...]  # the sampling parameter and its value; none: the model has no such one
@@ -527,10 +501,6 @@ class Generation(TrainsModel, MakesImages):
         return ", ".join(
             "without guidance" if value == off[name] else f"{name} {value:g}" for name, value in self.guidance
         )
-
-    @property
-    def dependencies(self) -> tuple[Task, ...]:
-        return (self.previous,) if self.previous else ()
 
     @property
     def count(self) -> int:
@@ -605,7 +575,7 @@ class RealImages(Task):
 
     kind = "real images"
     trainings = 1
-    numbers = ("cas",)
+    holds: ClassVar = {"cas": float}
     scored: int
     cas_steps: int
 
