@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from mnistgen.experiments import protocol
 from mnistgen.experiments.cache import Cache, Failure, Record, Task
@@ -160,6 +160,7 @@ def interval_dict(name: str, interval: Interval | None) -> dict[str, Any]:
 class Results(Generic[Asked]):
     """A study as far as it has come."""
 
+    title: ClassVar[str]  # begins the name of its folder
     design: Asked
     plan: Plan
     context: StudyContext
@@ -192,6 +193,8 @@ class Results(Generic[Asked]):
 
 class Study(Results[Design]):
     """An augmentation study as far as it has come."""
+
+    title = "augment"
 
     @cached_property
     def outcomes(self) -> list[Outcome]:
@@ -255,6 +258,8 @@ class Study(Results[Design]):
 
 class Loop(Results[LoopDesign]):
     """Self-consuming training as far as it has come."""
+
+    title = "loop"
 
     @cached_property
     def generations(self) -> dict[Generation, Mapping[str, Any]]:

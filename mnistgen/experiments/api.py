@@ -26,6 +26,7 @@ from mnistgen.training import resolve_device
 
 FORMER = {"arms": "conditions", "real_share": "real_fraction"}  # fields of a design; they go with the next release
 Models = Sequence[str | type[GenerativeModel]]
+Say = Callable[[str], None]
 Found = TypeVar("Found", bound=Results[Any])
 
 
@@ -44,21 +45,6 @@ class Workers(NamedTuple):
         return cls(int(os.environ.get("RANK", "0")) if count > 1 else 0, count)
 
 
-class Options(NamedTuple):
-    """How a study is run, whatever it asks."""
-
-    data: str | tuple[Dataset, Dataset]
-    out: Path | str | None
-    seed: int
-    device: str
-    precision: str
-    data_dir: Path | str | None
-    budget: float | None
-    quiet: bool
-    say: Callable[[str], None] | None
-    only_plan: bool
-
-
 def augment(
     models: Models = (),
     *,
@@ -70,7 +56,7 @@ def augment(
     data_dir: Path | str | None = None,
     budget: float | None = None,
     quiet: bool = True,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
     only_plan: bool = False,
     **design: Any,
 ) -> Study:
@@ -86,15 +72,26 @@ def augment(
     Raises `UsageError` where the design makes no sense, and `LeakageError` where a generator was about to see images
     that its condition does not allow. A task that fails for another reason is in `failures`, and the others go on.
     """
-    options = Options(data, out, seed, device, precision, data_dir, budget, quiet, say, only_plan)
-    return _run(Study, Design, "augment", models, options, design)
+    how: Any = {"data": data, "out": out, "seed": seed, "device": device, "precision": precision, "data_dir": data_dir}
+    how |= {"budget": budget, "quiet": quiet, "say": say, "only_plan": only_plan}
+    return _run(Study, Design, models, **how, **design)
 
 
-def loop(
+def loop(models: Models, *, scorer: Scorer | None = None, **options: Any) -> Loop:
+    """Train models on their own output, generation after generation, and write what becomes of them.
+
+    The samples of each generation are scored by `scorer` (default: that of the dataset). `options` are fields of
+    `LoopDesign`, generations, mode, per_class, seeds, guidance, ..., and all else that `augment` takes.
+    """
+    return _run(Loop, LoopDesign, models, scorer=scorer, **options)
+
+
+def _run(
+    kind: type[Found],
+    question: type[Question],
     models: Models,
     *,
     data: str | tuple[Dataset, Dataset] = "mnist",
-    scorer: Scorer | None = None,
     out: Path | str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -102,56 +99,35 @@ def loop(
     data_dir: Path | str | None = None,
     budget: float | None = None,
     quiet: bool = True,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
     only_plan: bool = False,
-    **design: Any,
-) -> Loop:
-    """Train models on their own output, generation after generation, and write what becomes of them.
-
-    `design` are fields of `LoopDesign`, generations, mode, per_class, seeds, guidance, ... The samples of each
-    generation are scored by `scorer` (default: that of the dataset). The rest is as for `augment`.
-    """
-    options = Options(data, out, seed, device, precision, data_dir, budget, quiet, say, only_plan)
-    return _run(Loop, LoopDesign, "loop", models, options, design, scorer)
-
-
-def _run(
-    kind: type[Found],
-    question: type[Question],
-    title: str,
-    models: Models,
-    options: Options,
-    fields: dict[str, Any],
     scorer: Scorer | None = None,
+    **fields: Any,
 ) -> Found:
     """Plan a study, say what it is, do what is to be done, and write what has been found."""
     for former in FORMER.keys() & fields:
         warnings.warn(f"{former} is called {FORMER[former]} now.", FutureWarning, stacklevel=3)
         fields[FORMER[former]] = fields.pop(former)
     how, chosen = conversions(fields), find_models(models)
-    design = question(models=tuple(chosen), **fields)
-    data, data_dir, workers = options.data, options.data_dir, Workers.started()
-    train, test = (
-        [load_data(data, split, data_dir=data_dir, **how) for split in ("train", "test")]
-        if isinstance(data, str)
-        else data
-    )
-    device = resolve_device(options.device)
+    design, workers = question(models=tuple(chosen), **fields), Workers.started()
+    if isinstance(data, str):
+        train, test = (load_data(data, split, data_dir=data_dir, **how) for split in ("train", "test"))
+    else:
+        train, test = data
+    where = resolve_device(device)
     if question is LoopDesign and scorer is None:
-        scorer = Scorer(data if isinstance(data, str) else train.name, device=device, data_dir=data_dir)
-    folder = Path(options.out) if options.out else Path("runs") / f"{title}-{train.name}"
-    precision, seed = options.precision, options.seed
+        scorer = Scorer(data if isinstance(data, str) else train.name, device=where, data_dir=data_dir)
+    folder = Path(out or Path("runs") / f"{kind.title}-{train.name}")
     context = StudyContext(
-        train, test, chosen, folder=folder, seed=seed, device=device, precision=precision, scorer=scorer
+        train, test, chosen, folder=folder, seed=seed, device=where, precision=precision, scorer=scorer
     )
     plan, cache = design.plan(context), context.cache
-    (cache.check_folder if options.only_plan else cache.open)()
+    (cache.check_folder if only_plan else cache.open)()
     costs = Costs(context, plan.everything)
-    if options.say is not None and workers.rank == 0:
-        _describe(design.describe(train.name), plan, train.notes, context, costs, workers, options.say)
-    if not options.only_plan:
-        display = Display(title, quiet=options.quiet or workers.rank != 0)
-        runner = Runner(cache, costs, display=display, budget=options.budget)
+    if say is not None and workers.rank == 0:
+        _describe(design.describe(train.name), plan, context, costs, workers, say)
+    if not only_plan:
+        runner = Runner(cache, costs, Display(kind.title, quiet=quiet or workers.rank != 0), budget)
         context.progress = runner.show
         try:
             runner.run(plan.tasks, context)
@@ -160,7 +136,7 @@ def _run(
                 print(f"mnistgen: process {workers.rank}: {error}", file=sys.stderr, flush=True)
             raise
     found = kind(design, plan, context, cache.failures(plan.everything))
-    if workers.rank == 0 and not options.only_plan:
+    if workers.rank == 0 and not only_plan:
         from mnistgen.experiments.report import write_report  # imports Matplotlib, which planning does without
 
         write_report(found)
@@ -185,28 +161,19 @@ def find_models(models: Models) -> dict[str, type[GenerativeModel]]:
 
 
 def _describe(
-    lines: Mapping[str, str],
-    plan: Plan,
-    notes: Sequence[str],
-    context: StudyContext,
-    costs: Costs,
-    workers: Workers,
-    say: Callable[[str], None],
+    lines: Mapping[str, str], plan: Plan, context: StudyContext, costs: Costs, workers: Workers, say: Say
 ) -> None:
     """Say what is asked, what will be done, and how long that takes."""
-    everything, cache = plan.everything, context.cache
-    to_do = [task for task in everything if cache.get(task) is None]
+    to_do = [task for task in plan.everything if context.cache.get(task) is None]
+    total, done = len(plan.everything), len(plan.everything) - len(to_do)
     counts = ", ".join(f"{kind} {count}" for kind, count in Counter(task.kind for task in to_do).items())
-    done = f", {len(everything) - len(to_do)} of them done already" if len(to_do) < len(everything) else ""
-    about = {
-        "trainings": str(sum(task.trainings for task in to_do)),
-        "tasks": f"{len(everything)}{done}{f': {counts}' if counts else ''}",
-    }
+    tasks = f"{total}{f', {done} of them done already' if done else ''}{f': {counts}' if counts else ''}"
+    about = {"trainings": str(sum(task.trainings for task in to_do)), "tasks": tasks}
     for title, line in {**lines, **about}.items():
         say(f"{title:<12}{line}")
-    for path, why in cache.damaged.items():
+    for path, why in context.cache.damaged.items():
         say(f"note: {path} is damaged ({why}); that task is done again.")
-    for note in (*notes, *plan.notes):
+    for note in (*context.train.notes, *plan.notes):
         say(f"note: {note}")
     if to_do:
         start = time.perf_counter()

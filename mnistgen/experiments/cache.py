@@ -254,7 +254,7 @@ class Runner:
     """Does tasks, those that they depend on first, beside whatever other processes do."""
 
     def __init__(
-        self, cache: Cache, seconds: Callable[[Task], float], *, display: Display, budget: float | None = None
+        self, cache: Cache, seconds: Callable[[Task], float], display: Display, budget: float | None = None
     ) -> None:
         """`seconds`: the estimate for a task. `budget`: seconds after which none should still be running, or None."""
         self.cache, self._seconds, self._display, self._budget = cache, seconds, display, budget

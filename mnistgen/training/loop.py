@@ -75,31 +75,11 @@ def fit(
     data = as_dataset(data, name="training images")
     if validation is not None:
         validation = as_dataset(validation, name="validation images")
-    if sum(length is not None for length in (epochs, steps, budget)) > 1:
-        raise UsageError("Give one length of training: epochs, steps or a budget.")
-    for name, value in (("epochs", epochs), ("steps", steps), ("budget", budget)):
-        if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"{name} is {value}; it must be positive and finite.")
-    for name, number in (("validate_every", validate_every), ("patience", patience)):
-        if number is not None and number < 1:
-            raise UsageError(f"{name} is {number}; it must be at least 1.")
-    if data.num_classes > model.num_classes:
-        raise UsageError(
-            f"{data.name} has {data.num_classes} classes and the model was built for {model.num_classes}; "
-            f"build it with num_classes={data.num_classes}."
-        )
-    seed = checked_seed(seed)
-    if model.needs_labels:
-        data.require_labels(f"to train {type(model).__name__}")
-    where = resolve_device(device)
-    config = model.config
-    batch = config.batch_size
-    total = steps
-    if steps is None and budget is None:
-        epochs = config.epochs if epochs is None else epochs
-        if not math.isfinite(epochs * len(data)):
-            raise UsageError(f"epochs is {epochs}; it must be smaller.")
-        total = math.ceil(epochs * len(data) / batch)
+    _check_lengths(epochs, steps, budget, validate_every, patience)
+    _check_labels(model, data)
+    seed, where = checked_seed(seed), resolve_device(device)
+    batch = model.config.batch_size
+    total = _total_steps(model, len(data), epochs) if steps is None and budget is None else steps
     every = validate_every or max(1, round(len(data) / batch))
     share = Share.of(batch)
     # What the network makes of the images comes on top; that is measured below, with a few of them.
@@ -107,22 +87,9 @@ def fit(
     order: Mixture | Order = Order(len(data), seed, batch)
     if parts:
         order = Mixture(checked_parts(parts, len(data), batch, share), seed)
-
-    model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.trained_classes, model.class_names = data.classes, data.class_names
-    if state is None:
-        with told("prepare()", type(model)), float32():
-            model.prepare(data.images)
-        if init is not None:
-            model.load_state_dict({**model.state_dict(), **init})
-    ema = copy.deepcopy(model).eval().requires_grad_(False)
     identity = _identity(model, data, validation, total, budget, seed, precision, where)
     identity["parts"] = [list(part) for part in parts] if parts else None
-    with told("optimizers()", type(model)):
-        optimizers = model.optimizers()
-    run = Run(model, ema, check_optimizers(optimizers, model), identity)
-    if state is not None:
-        run.load_state_dict(state)
+    run = _begin(model.to(where), data, identity, init, state)
     share.agree(model)
     if compile:
         for network in model.children():
@@ -133,10 +100,10 @@ def fit(
     clock = Clock(run.seconds, share if budget is not None else Share(0, 1))
     length = Length(total, budget, len(validation) / batch if validation is not None else 0)
 
-    while run.progress < 1 and not (patience is not None and run.validations_since_best >= patience):
+    while run.progress < 1 and not run.is_out_of(patience):
         # A budget that runs out between two steps leaves one to take, or nobody would be told that it was the last.
         progress = length.progress(run.step, began := clock.read())
-        lr = schedule(config.schedule, progress, run.step + 1, config.warmup_steps)
+        lr = schedule(model.config.schedule, progress, run.step + 1, model.config.warmup_steps)
         rows = share.rows(order.batch(run.step)).to(where)
         x = to_float(images.index_select(0, rows)).contiguous(memory_format=torch.channels_last)
         losses = stepper.step(x, labels.index_select(0, rows), lr, seed)
@@ -147,24 +114,19 @@ def fit(
         run.progress = length.progress(run.step, run.seconds)
         done = run.progress >= 1
         stepper.average(done=done)
-        loss, best = None, False
+        loss = None
         if validation is not None and (run.step % every == 0 or done):
             began = clock.read()
             loss = stepper.validate(validation, seed)
             length.took_to_validate(clock.read() - began)
-            if loss is not None:
-                best = loss < run.best_validation
-                run.validations_since_best = 0 if best else run.validations_since_best + 1
-                if best:
-                    run.best_validation, run.best_step = loss, run.step
-        last = done or wants_stop or (patience is not None and run.validations_since_best >= patience)
-        images_seen = run.step * batch
+        best = run.validated(loss)
+        last = done or wants_stop or run.is_out_of(patience)
         yield Step(
             number=run.step,
             total=total,
             progress=run.progress,
-            epoch=images_seen / len(data),
-            images=images_seen,
+            epoch=run.step * batch / len(data),
+            images=run.step * batch,
             seconds=run.seconds,
             lr=lr,
             losses=losses,
@@ -190,6 +152,64 @@ def train(model: M, data: Images, *, progress: Callable[[float], None] = lambda 
     if last is None:
         raise UsageError("This run is finished already; there is nothing to resume.")
     return last.ema  # type: ignore[return-value]
+
+
+def _check_lengths(
+    epochs: float | None, steps: int | None, budget: float | None, validate_every: int | None, patience: int | None
+) -> None:
+    """Raise `UsageError` where lengths contradict each other, or a number is out of range."""
+    lengths = {"epochs": epochs, "steps": steps, "budget": budget}
+    if sum(length is not None for length in lengths.values()) > 1:
+        raise UsageError("Give one length of training: epochs, steps or a budget.")
+    for name, value in lengths.items():
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{name} is {value}; it must be positive and finite.")
+    for name, number in (("validate_every", validate_every), ("patience", patience)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} is {number}; it must be at least 1.")
+
+
+def _check_labels(model: Trainable, data: Dataset) -> None:
+    """Raise `UsageError` where the data have more classes than the model, `DataError` where they lack its labels."""
+    if data.num_classes > model.num_classes:
+        raise UsageError(
+            f"{data.name} has {data.num_classes} classes and the model was built for {model.num_classes}; "
+            f"build it with num_classes={data.num_classes}."
+        )
+    if model.needs_labels:
+        data.require_labels(f"to train {type(model).__name__}")
+
+
+def _total_steps(model: Trainable, n: int, epochs: float | None) -> int:
+    """The steps of passes over n images, by default as many as the model's config has."""
+    epochs = model.config.epochs if epochs is None else epochs
+    if not math.isfinite(epochs * n):
+        raise UsageError(f"epochs is {epochs}; it must be smaller.")
+    return math.ceil(epochs * n / model.config.batch_size)
+
+
+def _begin(
+    model: Trainable,
+    data: Dataset,
+    identity: dict[str, Any],
+    init: Mapping[str, Tensor] | None,
+    state: Mapping[str, Any] | None,
+) -> Run:
+    """Prepare a model, with its average and its optimizers, for its first step, or for the next one of `state`."""
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.trained_classes, model.class_names = data.classes, data.class_names
+    if state is None:
+        with told("prepare()", type(model)), float32():
+            model.prepare(data.images)
+        if init is not None:
+            model.load_state_dict({**model.state_dict(), **init})
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    with told("optimizers()", type(model)):
+        optimizers = model.optimizers()
+    run = Run(model, ema, check_optimizers(optimizers, model), identity)
+    if state is not None:
+        run.load_state_dict(state)
+    return run
 
 
 def _identity(

@@ -72,6 +72,20 @@ class Run:
     def __post_init__(self) -> None:
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers.values()]
 
+    def validated(self, loss: float | None) -> bool:
+        """Note a validation loss, where there is one, and return whether it is the best so far."""
+        if loss is None:
+            return False
+        best = loss < self.best_validation
+        self.validations_since_best = 0 if best else self.validations_since_best + 1
+        if best:
+            self.best_validation, self.best_step = loss, self.step
+        return best
+
+    def is_out_of(self, patience: int | None) -> bool:
+        """Whether so many validations have brought no new best."""
+        return patience is not None and self.validations_since_best >= patience
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and strings only, so that it loads with `weights_only=True`.
 
