@@ -217,10 +217,10 @@ def study() -> str:
         head += [f"{size} per class", "difference", "p"]
     rows = []
     for first in [row for row in found if int(row["per_class"]) == sizes[0]]:
-        condition, cells = (first["arm"], first["model"]), []
-        same = [row for row in found if (row["arm"], row["model"]) == condition]
+        condition, cells = (first["condition"], first["model"]), []
+        same = [row for row in found if (row["condition"], row["model"]) == condition]
         for row in same:
-            half = (float(row["high_95"]) - float(row["low_95"])) / 2
+            half = (float(row["accuracy_high_95"]) - float(row["accuracy_low_95"])) / 2
             cells.append(f"{100 * float(row['accuracy']):.2f} ± {100 * half:.2f}")
             cells += apart.get((*condition, row["per_class"], CLASSICAL), ("", ""))
         title = first["title"].removesuffix(" (x5)").replace(", x5)", ")").replace(CLASSICAL_TITLE, "classical")
@@ -241,9 +241,9 @@ def families_study() -> str:
     for size in sizes:
         head += [f"{size} per class", "p"]
     rows = []
-    for title, (arm, against) in pairs.items():
+    for title, (condition, against) in pairs.items():
         for i, model in enumerate(("flow", "vae", "r3gan")):
-            cells = [cell for size in sizes for cell in apart[(arm, model, size, against)]]
+            cells = [cell for size in sizes for cell in apart[(condition, model, size, against)]]
             rows.append([f"{title}: `{model}`" if i == 0 else f"`{model}`", *cells])
     return markdown(head, rows)
 
@@ -251,9 +251,9 @@ def families_study() -> str:
 def _differences(folder: str) -> dict[tuple[str, str, str, str], tuple[str, str]]:
     """Paired differences in points with their interval, and Holm's p: by condition, model, size and what it is to."""
     return {
-        (row["arm"], row["model"], row["per_class"], row["against"]): (
+        (row["condition"], row["model"], row["per_class"], row["against"]): (
             "{:+.2f} ({:+.2f} to {:+.2f})".format(
-                *(100 * float(row[name]) for name in ("difference", "low_95", "high_95"))
+                *(100 * float(row[f"difference{end}"]) for end in ("", "_low_95", "_high_95"))
             ),
             f"{float(row['p_holm']):.2g}",
         )
