@@ -11,7 +11,7 @@ import sys
 import textwrap
 import unicodedata
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 # Control characters but tab and newline, what turns the direction of writing, line separators, halves of characters.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -30,6 +30,20 @@ def printable(text: str) -> str:
 def say(text: str, file: IO[str] | None = None) -> None:
     """Print a line that may hold text of others; at once, since a command may take long."""
     print(printable(text), file=file or sys.stdout, flush=True)
+
+
+def rendered(package: str, template: str, **values: Any) -> str:
+    """A template in the folder `templates` of a package, filled in; what goes into HTML is escaped."""
+    import jinja2  # takes long
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package),
+        autoescape=template.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(values)
 
 
 def docstring(cls: type) -> str:

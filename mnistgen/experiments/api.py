@@ -5,7 +5,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +22,7 @@ from mnistgen.experiments.plan import Costs, Design, LoopDesign, Plan, Question
 from mnistgen.experiments.tasks import StudyContext
 from mnistgen.model import GenerativeModel
 from mnistgen.scoring import Scorer
+from mnistgen.text import rendered
 from mnistgen.training import resolve_device
 
 FORMER = {"arms": "conditions", "real_share": "real_fraction"}  # fields of a design; they go with the next release
@@ -125,7 +126,7 @@ def _run(
     (cache.check_folder if only_plan else cache.open)()
     costs = Costs(context, plan.everything)
     if say is not None and workers.rank == 0:
-        _describe(design.describe(train.name), plan, context, costs, workers, say)
+        _describe(design, plan, kind.title, costs, workers, say)
     if not only_plan:
         runner = Runner(cache, costs, Display(kind.title, quiet=quiet or workers.rank != 0), budget)
         context.progress = runner.show
@@ -160,21 +161,24 @@ def find_models(models: Models) -> dict[str, type[GenerativeModel]]:
     return found
 
 
-def _describe(
-    lines: Mapping[str, str], plan: Plan, context: StudyContext, costs: Costs, workers: Workers, say: Say
-) -> None:
+def _describe(design: Question, plan: Plan, title: str, costs: Costs, workers: Workers, say: Say) -> None:
     """Say what is asked, what will be done, and how long that takes."""
+    context = costs.context
     to_do = [task for task in plan.everything if context.cache.get(task) is None]
-    total, done = len(plan.everything), len(plan.everything) - len(to_do)
-    counts = ", ".join(f"{kind} {count}" for kind, count in Counter(task.kind for task in to_do).items())
-    tasks = f"{total}{f', {done} of them done already' if done else ''}{f': {counts}' if counts else ''}"
-    about = {"trainings": str(sum(task.trainings for task in to_do)), "tasks": tasks}
-    for title, line in {**lines, **about}.items():
-        say(f"{title:<12}{line}")
-    for path, why in context.cache.damaged.items():
-        say(f"note: {path} is damaged ({why}); that task is done again.")
-    for note in (*context.train.notes, *plan.notes):
-        say(f"note: {note}")
+    text = rendered(
+        "mnistgen.experiments",
+        f"{title}.txt",
+        design=design,
+        dataset=context.train.name,
+        conditions=[condition.title for condition in protocol.find_conditions(getattr(design, "conditions", ()))],
+        to_do=to_do,
+        total=len(plan.everything),
+        kinds=Counter(task.kind for task in to_do),
+        damaged=context.cache.damaged,
+        notes=(*context.train.notes, *plan.notes),
+    )
+    for line in text.splitlines():
+        say(line)
     if to_do:
         start = time.perf_counter()
         seconds = sum(map(costs, to_do)) / workers.size

@@ -52,10 +52,6 @@ class Question(ABC):
         self.require_positive("seeds", "generator_steps")
 
     @abstractmethod
-    def describe(self, dataset: str) -> dict[str, str]:
-        """What is asked, of what, and how, as titles and lines."""
-
-    @abstractmethod
     def plan(self, context: StudyContext) -> "Plan":
         """The tasks of the study."""
 
@@ -116,17 +112,6 @@ class Design(Question):
                 raise UsageError(f"There is no classifier {name!r} in a study. {suggestion(name, CLASSIFIER)}")
         object.__setattr__(self, "conditions", tuple(c.name for c in find_conditions(self.conditions)))
 
-    def describe(self, dataset: str) -> dict[str, str]:
-        ratios = ", ".join(f"{ratio:g}" for ratio in self.ratio)
-        return {
-            "question": f"does synthetic data help to train a classifier of {dataset} on few real images?",
-            "models": ", ".join(self.models),
-            "classifiers": ", ".join(self.classifiers),
-            "sizes": f"{', '.join(map(str, self.per_class))} real images per class, {self.seeds} times each; {ratios} "
-            "synthetic images for each",
-            "conditions": "; ".join(condition.title for condition in find_conditions(self.conditions)),
-        }
-
     def plan(self, context: StudyContext) -> "Plan":
         """The tasks, repetition by repetition, so that what is done first can be compared already."""
         sizes = [None if size == "all" else size for size in self.per_class]
@@ -157,14 +142,6 @@ class LoopDesign(Question):
         self.require_positive("generations", "scored", "cas_steps")
         if self.mode == "fresh" and "all" in self.per_class:
             raise UsageError("--mode fresh needs images that no generation has seen: give a --per-class.")
-
-    def describe(self, dataset: str) -> dict[str, str]:
-        return {
-            "question": f"what becomes of a model of {dataset} that is trained on its own output?",
-            "models": ", ".join(self.models),
-            "sizes": f"{', '.join(map(str, self.per_class))} real images per class, {self.seeds} times each",
-            "training": f"{self.generations} generations after the first, mode {self.mode}",
-        }
 
     def plan(self, context: StudyContext) -> "Plan":
         assert context.scorer is not None
@@ -218,7 +195,7 @@ class Costs:
     """Seconds of any task: by what has been recorded of the same work, else by a trial of it on this device."""
 
     def __init__(self, context: StudyContext, everything: tuple[Task, ...]) -> None:
-        self._context = context
+        self.context = context
         self.failed: dict[str, str] = {}  # work that could not be tried, and why
         seconds, amounts = defaultdict[str, float](float), defaultdict[str, float](float)
         for task in everything:
@@ -233,7 +210,7 @@ class Costs:
         work, amount = task.cost()
         if work not in self._rates:
             try:
-                self._rates[work] = task.trial(self._context)
+                self._rates[work] = task.trial(self.context)
             except Exception as error:  # noqa: BLE001  a plugin may raise anything; its tasks will tell, the others count
                 self.failed[work] = str(error) if isinstance(error, MnistgenError) else described(error)
                 self._rates[work] = 0.0

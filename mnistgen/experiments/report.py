@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from mnistgen.console import duration
 from mnistgen.data import Dataset
 from mnistgen.experiments import protocol
@@ -22,6 +20,7 @@ from mnistgen.experiments.protocol import CONDITIONS
 from mnistgen.experiments.tasks import MakesImages, SampleImages, TrainGenerator
 from mnistgen.files import atomic_file
 from mnistgen.metrics import statistics
+from mnistgen.text import rendered
 
 FORMS = {"fid": ".3g", "coverage": ".3f", "cas": ".2%"}
 FLAGS = {"classifiers": "classifier"}  # of a design's fields, where they are called otherwise
@@ -69,20 +68,8 @@ def command(found: Results[Any]) -> str:
 
 def _rendered(template: str, found: Results[Any], figures: Figures, values: Mapping[str, Any]) -> str:
     """The report as text, by the template of its name."""
-    loader = jinja2.PackageLoader("mnistgen.experiments")
-    environment = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    seeds = found.design.seeds
-    return environment.get_template(template).render(
-        values,
-        found=found,
-        design=found.design,
-        frame=found.context.frame,
-        command=command(found),
-        repetitions="1 repetition" if seeds == 1 else f"{seeds} repetitions",
-        pictures=list(figures),
-    )
+    about = {"found": found, "design": found.design, "frame": found.context.frame, "command": command(found)}
+    return rendered("mnistgen.experiments", template, pictures=list(figures), **about, **values)
 
 
 def _study_values(study: Study) -> dict[str, Any]:

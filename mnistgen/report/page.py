@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from mnistgen.files import atomic_file
 from mnistgen.report.figures import curves_svg
 from mnistgen.report.sources import Report
 from mnistgen.report.table import Column, Scored, columns, named, place, ranked, real_value, value
+from mnistgen.text import rendered
 
 EXPLAINED = (
     "A score is read on its scale: a floor of 1 is what other real images get. A bar is empty there, and full at what "
@@ -24,13 +23,11 @@ def write_page(report: Report, path: Path, *, title: str = "mnistgen report", co
 
 def render(report: Report, *, title: str, command: str) -> str:
     """The page as text. Whatever comes from files and models is escaped."""
-    loader = jinja2.PackageLoader("mnistgen.report")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     scores = ranked(report.scores)
     labels = list(dict.fromkeys(strip.label for gallery in report.galleries for strip in gallery.strips if strip.label))
-    return environment.get_template("page.html").render(
+    return rendered(
+        "mnistgen.report",
+        "page.html",
         title=title,
         command=command,
         galleries=report.galleries,
