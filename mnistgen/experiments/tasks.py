@@ -273,9 +273,7 @@ class TrainGenerator(TrainsModel):
 
     def training_images(self, context: StudyContext) -> tuple[Dataset, dict[str, Any]]:
         """Return what the generator is to be trained on, and what the record should say of it."""
-        if self.subset is None:
-            return context.train, {}
-        data = context.images(self.subset)
+        data = context.images(self.subset) if self.subset else context.train
         if self.pool is None:
             return data, {}
         pool, about = self.pool.labelled(context)
@@ -284,12 +282,12 @@ class TrainGenerator(TrainsModel):
     def check(self, context: StudyContext, data: Dataset) -> str:
         """Return the content of what it is trained on. Raises `LeakageError` where it may not see that."""
         who = f"The generator {self.name}"
-        if self.subset is None:
-            return check_within(data, context.train, who)
-        subset = context.images(self.subset)
-        if self.regime == "subset":
-            return check_exactly(data, subset, who)
-        check_exactly(data.subset(torch.arange(len(subset))), subset, f"{who}, its labelled part,")
+        if self.subset:
+            subset = context.images(self.subset)
+            labelled = data if self.regime == "subset" else data.subset(torch.arange(len(subset)))
+            content = check_exactly(labelled, subset, who)
+            if self.regime == "subset":
+                return content
         return check_within(data, context.train, who)
 
 
