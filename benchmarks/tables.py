@@ -189,6 +189,20 @@ def scale() -> str:
     return markdown(["FID in", "n", *names], rows, left=2)
 
 
+def two_sample() -> str:
+    """How often a network tells images from test images."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "two_sample.json").read_text("utf-8"))
+    rows = []
+    for name, row in found["rows"].items():
+        sigma = name.removeprefix("real, sigma ")
+        noise = f"the same with noise of {sigma} grey level{'' if sigma == '1' else 's'} in the ink"
+        what = found["sources"][name] if sigma == name else noise if sigma != "0" else "training images"
+        low, high = row["interval_95"]
+        rows.append([what, f"{row['accuracy']:.1%} ({low:.1%} to {high:.1%})"])
+    about = f"By `{found['command']}`: {found['n']:,} images a side, {found['steps']} steps."
+    return f"{markdown(['images', 'told from test images'], rows)}\n\n{about}"
+
+
 def generations(titles: dict[str, tuple[str, str]]) -> str:
     """FID, coverage and CAS by generation of self-consuming training, of several folders or guidances side by side."""
     runs = {
@@ -275,6 +289,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scores": scores,
     "features": features,
     "checkpoints": checkpoints,
+    "two-sample": two_sample,
     "scale": scale,
     "study": study,
     "study-families": families_study,
