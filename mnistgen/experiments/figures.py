@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from scipy import special
 from mnistgen.data import Dataset
 from mnistgen.experiments.analysis import Comparison, Outcome, Row
 from mnistgen.experiments.protocol import CONDITIONS
-from mnistgen.files import atomic_file
 from mnistgen.sampling import grid
 
 # Okabe & Ito's palette.
@@ -39,7 +37,7 @@ def style(row: Row, rows: Iterable[Row]) -> dict[str, Any]:
     return {"color": COLOURS[colour], "marker": marker, "linestyle": line, "ms": 4}
 
 
-def draw_accuracies(outcomes: Sequence[Outcome], per_class_of_all: float, path: Path, about: Mapping[str, str]) -> None:
+def draw_accuracies(outcomes: Sequence[Outcome], per_class_of_all: float) -> Figure:
     """Accuracy against images per class, with bands of the 95% interval: a row a classifier, a column a ratio.
 
     The accuracy is on a logit scale, so that 98.7 and 99.1% are told apart beside a condition at 70%.
@@ -86,10 +84,10 @@ def draw_accuracies(outcomes: Sequence[Outcome], per_class_of_all: float, path: 
         line[0].set_ylabel("test accuracy, % (logit scale)")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", fontsize=7, ncols=3)
     figure.suptitle("Mean and 95% interval over the repetitions", fontsize=10)
-    _save(figure, path, about)
+    return figure
 
 
-def draw_differences(comparisons: Sequence[Comparison], against: str, path: Path, about: Mapping[str, str]) -> None:
+def draw_differences(comparisons: Sequence[Comparison], against: str) -> Figure:
     """The paired differences to one condition with their 95% intervals, one panel a classifier and size."""
     shown = [c for c in comparisons if c.against == against]
     rows = [c.row for c in shown]
@@ -127,10 +125,10 @@ def draw_differences(comparisons: Sequence[Comparison], against: str, path: Path
     about_it = "mean paired difference, 95% interval; grey: too small to matter; logarithmic beyond twice that"
     break_ = ": " if len(places) > 1 else "\n"
     figure.suptitle(f"Against {CONDITIONS[against].title}{break_}{about_it}", fontsize=9)
-    _save(figure, path, about)
+    return figure
 
 
-def draw_images(blocks: Mapping[str, Dataset], path: Path, about: Mapping[str, str]) -> None:
+def draw_images(blocks: Mapping[str, Dataset]) -> Figure:
     """Real beside synthetic images: a block a source, one row per class."""
     figure = Figure(figsize=(1.9 * len(blocks), 3.5), layout="constrained")
     for axes, (title, data) in zip(figure.subplots(1, len(blocks), squeeze=False)[0], blocks.items(), strict=True):
@@ -141,10 +139,10 @@ def draw_images(blocks: Mapping[str, Dataset], path: Path, about: Mapping[str, s
         axes.imshow(grid(torch.cat(rows), SHOWN).numpy(), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
         axes.set_title(title, fontsize=8)
-    _save(figure, path, about)
+    return figure
 
 
-def draw_loop(curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path, about: Mapping[str, str]) -> None:
+def draw_loop(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Numbers of the generations of self-consuming training: {panel: {curve: [generation 0, 1, ...]}}."""
     figure = Figure(figsize=(1 + 3.8 * len(curves), 3.4), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
@@ -158,13 +156,8 @@ def draw_loop(curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path, a
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6)
-    _save(figure, path, about)
+    return figure
 
 
 def _short(row: Row) -> str:
     return f"{row.condition}{f' ({row.source})' if row.source else ''}"
-
-
-def _save(figure: Figure, path: Path, about: Mapping[str, str]) -> None:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png", metadata=dict(about))

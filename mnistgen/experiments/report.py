@@ -5,11 +5,11 @@ import importlib.metadata
 import io
 import json
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
-from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from mnistgen.console import duration
 from mnistgen.data import Dataset
@@ -25,7 +25,7 @@ from mnistgen.text import rendered
 FORMS = {"fid": ".3g", "coverage": ".3f", "cas": ".2%"}
 FLAGS = {"classifiers": "classifier"}  # of a design's fields, where they are called otherwise
 REGIMES = {"subset": "", "pool": ", unlabelled pool", "everything": ", LEAKING"}  # in titles of images
-Figures = dict[str, Callable[[Path, Mapping[str, str]], None]]
+Figures = dict[str, Figure]  # by the names of their files
 
 
 def write_report(found: Results[Any]) -> None:
@@ -45,8 +45,9 @@ def write_report(found: Results[Any]) -> None:
         with atomic_file(found.folder / path) as temporary:
             temporary.write_text(text, "utf-8")
     about = {"Software": "mnistgen", "Source": command(found), "Hash": found.context.train.hash}
-    for path, draw in figures.items():
-        draw(found.folder / path, about)
+    for path, figure in figures.items():
+        with atomic_file(found.folder / path) as temporary:
+            figure.savefig(temporary, dpi=130, format="png", metadata=about)
 
 
 def command(found: Results[Any]) -> str:
@@ -184,14 +185,14 @@ def _common_numbers(found: Results[Any]) -> dict[str, Any]:
 
 
 def _study_figures(study: Study) -> Figures:
-    """How the figures that can be drawn are drawn, by their names."""
+    """The figures that can be drawn."""
     figures: Figures = {}
     train = study.context.train
     if study.outcomes:
-        figures["accuracy.png"] = partial(draw_accuracies, study.outcomes, len(train) / train.num_classes)
+        figures["accuracy.png"] = draw_accuracies(study.outcomes, len(train) / train.num_classes)
     for against in REFERENCES:
         if any(c.against == against for c in study.comparisons):
-            figures[f"differences-{against}.png"] = partial(draw_differences, study.comparisons, against)
+            figures[f"differences-{against}.png"] = draw_differences(study.comparisons, against)
     images = (
         (f"images-{task.subset.size}.png", f"{task.generator.model}{REGIMES[task.generator.regime]}", task)
         for task in study.done
@@ -211,7 +212,7 @@ def _loop_figures(found: Loop) -> Figures:
         panels[name]["real images"] = [value] * (found.design.generations + 1)
     titles = {"fid": "FID", "cas": "CAS"}
     curves = {titles.get(name, name): lines for name, lines in panels.items() if lines}
-    figures: Figures = {"loop.png": partial(draw_loop, curves)} if found.lines else {}
+    figures = {"loop.png": draw_loop(curves)} if found.lines else {}
     images = ((f"images-{t.chain}-{t.subset.size}.png", f"generation {t.number}", t) for t in found.generations)
     return figures | _image_figures(found, images)
 
@@ -223,7 +224,7 @@ def _image_figures(found: Results[Any], images: Iterable[tuple[str, str, MakesIm
         if task.subset.repetition == 0:
             real = {f"real, {task.subset.size} per class": found.context.images(task.subset)}
             figures.setdefault(name, real)[title] = task.images(found.context)
-    return {name: partial(draw_images, blocks) for name, blocks in figures.items()}
+    return {name: draw_images(blocks) for name, blocks in figures.items()}
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
