@@ -344,7 +344,8 @@ class SampleImages(MakesImages):
         model = load(context.cache.made(self.generator), device=context.device, model_class=cls)
         judge = self.labeller.model(context) if self.labeller else None
         classes = model.num_classes
-        each, fewest, drawn = -(-self.count // classes), 0, 0  # of each class: wanted and kept; and in all
+        each, drawn = -(-self.count // classes), 0  # wanted of each class, and drawn in all
+        counts = torch.zeros(classes, dtype=torch.int64)  # of those that are kept
         labels = torch.arange(round(each * classes * (self.draws if self.labeller else 1))) % classes
         kept: list[Tensor] = []
         right: list[Tensor] = []  # the labels of those that are kept
@@ -357,14 +358,14 @@ class SampleImages(MakesImages):
                 images, asked = images[passes], asked[passes]
             kept.append(images)
             right.append(asked)
-            fewest = min(each, int(torch.cat(right).bincount(minlength=classes).min()))
-            context.progress(fewest / each)
-            if fewest == each:
+            counts += asked.bincount(minlength=classes)
+            context.progress(min(1.0, int(counts.min()) / each))
+            if counts.min() >= each:
                 break
-        if not fewest:
+        if not (fewest := min(each, int(counts.min()))):
             raise MnistgenError(
-                f"{self.name}: of {drawn} images, none of one class is seen as such with a confidence of {self.least}. "
-                "Ask for less with --filter."
+                f"{self.name}: of {drawn} images, none of class {int(counts.argmin())} is seen as such with a "
+                f"confidence of {self.least}. Ask for less with --filter."
             )
         places = [(torch.cat(right) == label).nonzero().flatten()[:fewest] for label in range(classes)]
         images = torch.cat(kept)[torch.stack(places, 1).flatten()]
