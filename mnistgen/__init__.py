@@ -5,9 +5,10 @@
     images = mnistgen.sample(model, [2, 0, 2, 6])
     print(mnistgen.score(model))
 
-`load_data` and `Dataset`; `list_models`, `create_model`, `train`, `fit`, `save`, `load`; `sample`, `score`, `augment`;
-`load_evaluator`, `evaluate`; for authors of models `GenerativeModel`, `BaseConfig`, `Loss`, `Noise`; and the errors.
-The rest is in `mnistgen.data`, `mnistgen.sampling`, `mnistgen.metrics`, `mnistgen.model` and the other modules.
+`load_data` and `Dataset`; `list_models`, `create_model`, `train`, `fit`, `save`, `load`, `push`; `sample`, `score`,
+`augment`; `load_evaluator`, `evaluate`; for authors of models `GenerativeModel`, `BaseConfig`, `Loss`, `Noise`; and the
+errors. The rest is in `mnistgen.data`, `mnistgen.sampling`, `mnistgen.metrics`, `mnistgen.model` and the other
+modules.
 
 Names stand in `__init__.pyi` and are imported on first use, so that what does not need torch (`mnistgen --help`,
 `mnistgen models`) does not wait for it.

@@ -34,5 +34,6 @@ from .model import Noise as Noise
 from .registry import list_models as list_models
 from .sampling import sample as sample
 from .scoring import score as score
+from .sharing import push as push
 from .training import fit as fit
 from .training import train as train

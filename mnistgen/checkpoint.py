@@ -19,7 +19,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from mnistgen import integrity, registry
+from mnistgen import hub, integrity, registry
 from mnistgen.building import rebuild
 from mnistgen.data import Dataset
 from mnistgen.errors import (
@@ -285,8 +285,12 @@ def find(source: str | Path) -> Path:
 
     A name is one under `checkpoints/` in the working folder, else one of the starter checkpoints that are shipped;
     `mnistgen:NAME` always means the latter. A model's name alone, `vae`, is its checkpoint for MNIST, `vae-mnist`.
+    hf://OWNER/NAME is one on the hub (`mnistgen.hub`).
     Raises `CheckpointNotFoundError` that names the nearest one there is.
     """
+    if hub.is_address(source):
+        address = hub.Address.of(str(source))
+        return hub.fetch_file(address._replace(path=address.path or WEIGHTS), CheckpointNotFoundError)
     given = Path(source)
     if str(source).startswith(PREFIX):
         name = str(source).removeprefix(PREFIX)
@@ -325,6 +329,15 @@ def _shipped(name: str) -> Path | None:
         return None
     files = (folder / f"{stem}.safetensors" for stem in (name, f"{name}-mnist") for folder in SHIPPED)
     return next((file for file in files if file.is_file()), None)
+
+
+def name_of(path: Path) -> str:
+    """What a checkpoint is called by its file: a run's folder, a repository of the hub, or the file itself."""
+    if path.name != WEIGHTS:
+        return path.stem
+    if path.parent.parent.name == "snapshots":  # in the hub's cache, as models--OWNER--NAME/snapshots/COMMIT
+        return path.parents[2].name.rpartition("--")[2]
+    return path.parent.name
 
 
 def hidden(source: str | Path) -> str:

@@ -30,6 +30,8 @@ COMMANDS = {
     "score": Command("mnistgen.cli.score", "score images against real ones, beside the best and worst value"),
     "report": Command("mnistgen.cli.report", "show models, scores and trainings on one page, in a browser"),
     "demo": Command("mnistgen.cli.demo", "draw, complete, explore, read and score in the browser"),
+    "export": Command("mnistgen.cli.export", "write a model or an evaluator as ONNX, for other programs"),
+    "push": Command("mnistgen.cli.push", "put a checkpoint on Hugging Face's hub"),
     "augment": Command("mnistgen.cli.augment", "does synthetic data help to train a classifier?"),
     "evaluator": Command("mnistgen.cli.evaluator", "train or test a classifier of images"),
     "models": Command("mnistgen.cli.models", "list the models there are"),

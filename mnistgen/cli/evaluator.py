@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
-from mnistgen.checkpoint import WEIGHTS, find, read_checkpoint
+from mnistgen.checkpoint import WEIGHTS, find, name_of, read_checkpoint
 from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.run_folder import LOG
 from mnistgen.cli.training_run import Outcome, RunWriter, TrainOptions, train
@@ -230,7 +230,7 @@ def _classifier(source: str, data: Dataset, called: str) -> tuple[str, Path]:
             )
         return source, path
     path = find(source)
-    return (path.parent.name if path.name == WEIGHTS else path.stem) or "classifier", path
+    return name_of(path) or "classifier", path
 
 
 def _percent(result: Evaluation) -> str:

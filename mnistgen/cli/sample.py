@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from mnistgen.checkpoint import WEIGHTS, Checkpoint, find, hidden, load, read_checkpoint
+from mnistgen.checkpoint import Checkpoint, find, hidden, load, name_of, read_checkpoint
 from mnistgen.cli.arguments import Common, parse
 from mnistgen.cli.sample_bulk import write_bulk
 from mnistgen.cli.sample_pictures import SampleOptions, draw_picture, rendered
@@ -90,7 +90,7 @@ def write_picture(
 
 def _home(path: Path) -> tuple[str, Path]:
     """The name of a checkpoint, and the folder of its pictures."""
-    name = path.parent.name if path.name == WEIGHTS else path.stem
+    name = name_of(path)
     return name, Path("samples") / (name or "sample")
 
 

@@ -12,6 +12,7 @@ from typing import Unpack
 
 import platformdirs
 
+from mnistgen import hub
 from mnistgen.data.convert import Conversion, ConversionKeywords
 from mnistgen.data.dataset import Dataset, joined
 from mnistgen.data.families import ALIASES, DIGITS, FAMILIES
@@ -65,7 +66,7 @@ def load_data(
     download: bool = True,
     **how: Unpack[ConversionKeywords],
 ) -> Dataset:
-    """A dataset by its name, or from a file or folder by its path.
+    """A dataset by its name, from a file or folder by its path, or from Hugging Face's hub by its address, hf://.
 
     `split`: "train", "validation", "test", or "all" for every part. A source that is not divided has its images under
     "train" and "all". A named dataset that is not in `data_folder(data_dir)` is downloaded to it where `download`
@@ -226,6 +227,9 @@ def _open(source: str | Path, data_dir: Path | str | None) -> Source:
             return Named(name, FAMILIES[name], data_folder(data_dir))
         if name == DIGITS:
             return NpzArchive(DIGITS, shipped(Path(__file__).with_name(f"{DIGITS}.npz")))
+        if hub.is_address(source):
+            address = hub.Address.of(source)
+            return Parquet(slug(Path(address.repository)), _parquet_files(hub.fetch_tables(address, DataError)))
     path = _expanded(source)
     if not path.exists():
         if isinstance(source, Path) or os.sep in source or "/" in source or path.suffix:

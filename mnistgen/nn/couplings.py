@@ -50,7 +50,7 @@ class FlowSequence(nn.ModuleList):
 
     def forward(self, x: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor]:
         """z and log |det dz/dx|: (b, ...) -> (b, ...), (b,). log p(x) = log_normal(z) + log |det dz/dx|."""
-        log_det = x.new_zeros(len(x))
+        log_det = x.new_zeros(x.shape[0])
         for layer in self:
             x, change = layer(x, *condition)
             log_det = log_det + change

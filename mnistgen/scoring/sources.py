@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Unpack
 import torch
 from torch import Tensor
 
-from mnistgen.checkpoint import PREFIX, WEIGHTS, Checkpoint, find, load, read_checkpoint
+from mnistgen.checkpoint import PREFIX, Checkpoint, find, load, name_of, read_checkpoint
 from mnistgen.data import DIGITS, ConversionKeywords, Dataset, Images, as_dataset, load_data, load_images
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
 from mnistgen.limits import require_memory
@@ -235,7 +235,7 @@ def open_source(
         found = load_images(source, data_dir=data_dir, **how)
         return ImageSource(name or found.name, found)
     model = load(path, device=device)
-    called = path.parent.name if path.name == WEIGHTS else path.stem
+    called = name_of(path)
     return ModelSource(
         name or called or "checkpoint", model, read_checkpoint(path), batch_size, dict(sampling_options or {})
     )

@@ -141,7 +141,7 @@ class Axial(GenerativeModel, HasLikelihood, HasTrajectory, HasEditing):
 
     def sample_trajectory(self, y: Tensor, *, noise: Noise, temperature: float = 1.0) -> Iterator[Tensor]:
         """The image after each row."""
-        nothing = torch.zeros(len(y), SIDE, SIDE, dtype=torch.int64, device=y.device)
+        nothing = torch.zeros(y.shape[0], SIDE, SIDE, dtype=torch.int64, device=y.device)
         for levels in self.complete(nothing, torch.zeros_like(nothing, dtype=torch.bool), y, noise, temperature):
             yield image_of(levels)
 

@@ -141,7 +141,7 @@ class Diffusion(GenerativeModel, HasTrajectory, HasLatents, HasEditing, HasLikel
         if autoguidance_model:
             guiding = self.guiding_model(autoguidance_model).denoiser(y)
         else:
-            no_class = torch.zeros(len(y), self.num_classes, device=y.device)
+            no_class = torch.zeros(y.shape[0], self.num_classes, device=y.device)
             guiding = functools.partial(self.denoise, y=no_class)
         return guide(main, guiding, guidance_scale, (start, end))
 

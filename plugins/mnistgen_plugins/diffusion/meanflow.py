@@ -195,7 +195,7 @@ class MeanFlow(Diffusion):
         for step in range(steps):
             t = 1 - step / steps
             r = 1 - (step + 1) / steps
-            z = z - (t - r) * self.average_velocity(z, z.new_full((len(z),), r), z.new_full((len(z),), t), y)
+            z = z - (t - r) * self.average_velocity(z, z.new_full(z.shape[:1], r), z.new_full(z.shape[:1], t), y)
             yield z
 
     def times(self, steps: int, start: float = 0.0) -> Tensor:

@@ -142,7 +142,7 @@ class SiD(GenerativeModel, HasDecoder):
 
     def generate(self, z: Tensor, y: Tensor) -> Tensor:
         """G(z, y) in the space of pixels: (b, 1, 28, 28), labels or class weights -> (b, 1, 28, 28)."""
-        t = z.new_full((len(z),), self.start)
+        t = z.new_full(z.shape[:1], self.start)
         noise = self.generator.path.at(torch.zeros_like(z), z, t)
         return self.generator.denoise(noise.contiguous(memory_format=torch.channels_last), t, y)
 

@@ -317,7 +317,7 @@ def ddim(
     if eta and noise is None:
         raise UsageError("ddim with eta above 0 draws noise; give it `noise`.")
     for now, then in itertools.pairwise(times):
-        t, s = (time.to(x).expand(len(x)) for time in (now, then))
+        t, s = (time.to(x).expand(x.shape[0]) for time in (now, then))
         data = denoiser(x, t)
         eps = path.noise(x, data, t)
         sigma_t, sigma_s = path.sigma(t), path.sigma(s)
@@ -352,10 +352,10 @@ def edm_sampler(
         if gamma > 0 and s_min <= now <= s_max:
             raised = now * (1 + gamma)
             x = x + s_noise * math.sqrt(raised**2 - now**2) * noise.normal(*x.shape[1:])
-        slope = field(x, x.new_full((len(x),), raised))
+        slope = field(x, x.new_full(x.shape[:1], raised))
         ahead = x + (then - raised) * slope
         if then > 0:
-            ahead = x + (then - raised) / 2 * (slope + field(ahead, x.new_full((len(x),), then)))
+            ahead = x + (then - raised) / 2 * (slope + field(ahead, x.new_full(x.shape[:1], then)))
         x = ahead
         yield x
 
@@ -462,7 +462,7 @@ def log_likelihood(
 def _steps(x: Tensor, times: Tensor) -> Iterator[tuple[Tensor, float]]:
     """The time at which each step begins, (b,), and its length."""
     for now, then in itertools.pairwise(times.tolist()):
-        yield x.new_full((len(x),), now), then - now
+        yield x.new_full(x.shape[:1], now), then - now
 
 
 def _like(t: Tensor, x: Tensor) -> Tensor:

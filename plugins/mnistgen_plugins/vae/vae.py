@@ -189,7 +189,7 @@ class CouplingFlow(nn.Module):
 
     def inverse(self, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """u = f^-1(z; y) and log |det du/dz|: (b, dim), (b, class) -> (b, dim), (b,)."""
-        log_det = z.new_zeros(len(z))
+        log_det = z.new_zeros(z.shape[0])
         for net in reversed(self.nets):
             z = z.flip(1)
             kept, changed = z[:, : self.kept], z[:, self.kept :]

@@ -305,7 +305,7 @@ class Transformer(nn.Module):
         copies = 1
         if guidance_scale != 1:  # every image twice: with its class, then without
             copies, classes = 2, torch.cat([classes, torch.zeros_like(classes)])
-        c = torch.full((len(y), SIDE * SIDE), self.nowhere, device=y.device)
+        c = torch.full((y.shape[0], SIDE * SIDE), self.nowhere, device=y.device)
         for place in range(SIDE * SIDE):
             h = self._enter(c.repeat(copies, 1), classes, slice(place, place + 1))
             for i, layer in enumerate(self.layers):
