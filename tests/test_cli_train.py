@@ -31,6 +31,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_tensorboard_has_the_log(folder: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = ("train", "tiny", "--data", "blobs.npz", "--validate-every", "3", "--logger", "tensorboard", "--out", "board")
+    mnistgen(folder, *run, "--steps", "9")
+    mnistgen(folder, *run, "--steps", "6", "--overwrite")
+    assert len(list((folder / "board").glob("events.*"))) == 1  # those of the run that was replaced are gone
+    events = EventAccumulator(str(folder / "board")).Reload()
+    records = [json.loads(line) for line in (folder / "board" / "log.jsonl").read_text().splitlines()]
+    for tag, values in {
+        "losses/loss": {r["step"]: r["losses"]["loss"] for r in records},
+        "learning rate": {r["step"]: r["lr"] for r in records},
+        "validation loss": {r["step"]: r["validation"] for r in records if r["validation"] is not None},
+    }.items():
+        assert {e.step: e.value for e in events.Scalars(tag)} == pytest.approx(values), tag
+    assert [(e.step, e.width, e.height) for e in events.Images("samples")] == [(3, 4 * 30, 60), (6, 4 * 30, 60)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        text = mnistgen(folder, *run[:-1], "other", "--steps", "6", code=1)
+    assert "pip install 'mnistgen[tensorboard]'" in text
+    assert not (folder / "other").exists()
+
+
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """The run that nothing interrupts, and all that it leaves behind."""

@@ -27,6 +27,7 @@ BEST = "best.safetensors"
 KEPT = "step-{:08d}.safetensors"
 FRAME = "frames/{:08d}.png"  # what a look at the samples saw
 MANIFEST = "manifest.json"
+EVENTS = "events.out.tfevents.*"  # TensorBoard's, with time and machine in the name
 PICTURES = ("grid.png", "reconstructions.png", "curves.png", "training.gif")  # that runs make at their end
 
 _CORE = (STATE, LOG, OPTIONS, BEST, WEIGHTS)
@@ -147,6 +148,11 @@ class RunFolder:
             self._write_manifest(self.place, self.names | new)
             self.names |= new
         return self.place / names[0]
+
+    def own(self, *names: str) -> None:
+        """Take names into the manifest of files that the run has just made."""
+        self.names |= set(names)
+        self._write_manifest(self.place, self.names)
 
     def name_of(self, path: Path) -> str:
         """The name of a path in the manifest."""

@@ -149,6 +149,11 @@ class _GeneratorWriter(RunWriter):
             scores=scores,
         )
 
+    def samples_of(self, step: Step) -> Tensor | None:
+        assert isinstance(step.ema, GenerativeModel)
+        classes = torch.tensor(step.ema.trained_classes or [0] * 10)
+        return grid(sample(step.ema, classes.repeat(2), seed=self.options.seed), len(classes))
+
     def _open_monitor(self, model: GenerativeModel, validation: Dataset | None, say: Callable[[str], None]) -> int:
         """Steps between checks, 0 for none; takes in the real images where there are to be any."""
         options = self.options

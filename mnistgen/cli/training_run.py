@@ -25,6 +25,7 @@ from mnistgen.building import build
 from mnistgen.checkpoint import WEIGHTS, load_state, save_state
 from mnistgen.cli.arguments import Reading, parse
 from mnistgen.cli.run_folder import BEST, KEPT, LOG, MANIFEST, OPTIONS, STATE, RunFolder, read_object
+from mnistgen.cli.tensorboard import TensorBoard
 from mnistgen.console import Display, notes, numbers
 from mnistgen.curves import read_log
 from mnistgen.data import (
@@ -79,6 +80,9 @@ class TrainOptions(Reading):
     """Steps between copies of the checkpoint that stay beside it, step-00005000.safetensors; default: none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic; auto: bfloat16 where the hardware computes in it."""
+    logger: Literal["none", "tensorboard"] = "none"
+    """Where the log goes beside log.jsonl; tensorboard: events in the folder of the run (needs the extra
+    `tensorboard`)."""
     compile: bool = False
     """Compile the model's networks (needs a C++ compiler; slow to start, faster later)."""
     quiet: bool = False
@@ -399,6 +403,7 @@ class RunWriter(ABC):
     ) -> None:
         self.name, self.folder, self.options, self.config, self.train = name, folder, options, config, train
         self.whole = whole  # `train` and what was held out of it
+        self._tensorboard = TensorBoard(folder) if options.logger == "tensorboard" else None
 
     @classmethod
     def init(cls, model: Trainable, options: TrainOptions) -> Mapping[str, Tensor] | None:  # noqa: ARG003
@@ -464,16 +469,25 @@ class RunWriter(ABC):
                     log.write(json.dumps(record) + "\n")
             except OSError as error:
                 raise MnistgenError(f"{path}: cannot be written: {error.strerror}.") from error
+            if self._tensorboard is not None:
+                seen = step.validation is not None or found is not None or step.last
+                self._tensorboard.add(record, self.samples_of(step) if seen else None)
         if step.best:
             self._weights(step, meter, BEST)
         if self.options.keep_every and step.number % self.options.keep_every == 0:
             self._weights(step, meter, KEPT.format(step.number))
+
+    def samples_of(self, step: Step) -> Tensor | None:  # noqa: ARG002  for those that generate
+        """A picture of what the averaged model generates, (H, W) uint8, for a logger; None where it does not."""
+        return None
 
     def save(self, step: Step, meter: Meter) -> None:
         """The state from which to go on, and the weights so far; in this order, so that no weights lack a state."""
         save_state(self.folder.place / STATE, {**step.run.state_dict(), "meter": meter.state()})
         self._weights(step, meter, WEIGHTS)
         self.folder.settle()
+        if self._tensorboard is not None:
+            self._tensorboard.write()
 
     def settle(self) -> None:
         """Put the best weights, after the last step, in place of the last, for a run that was to have patience."""
