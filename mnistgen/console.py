@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor
 from mnistgen.text import printable, say
 
 PLAIN_INTERVAL = 10.0  # seconds between lines where the output is not a terminal
+NOTEBOOK_INTERVAL = 0.3  # seconds between pictures of a bar below a cell
 MOST_SHRUNK = 4  # a digit of 28 pixels is still legible at 7
 
 
@@ -89,6 +91,7 @@ class Display:
         self._first: float | None = None
         self._last_line = -PLAIN_INTERVAL
         self._bar: Progress | None = None
+        self._notebook: NotebookBar | None = None
 
     def update(self, progress: float, text: str, *, last: bool = False) -> None:
         """`progress` in [0, 1] of the whole command; `text` says what matters now."""
@@ -100,7 +103,9 @@ class Display:
         gained = progress - self._first
         eta = (now - self._start) / gained * (1 - progress) if gained > 0 else None
         ends = f"  {duration(eta)} left" if eta is not None and not last else ""
-        if self._bar is not None:
+        if self._notebook is not None:
+            self._notebook.show(progress, f"{text}{ends}", last=last)
+        elif self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=progress, detail=printable(f"{text}{ends}"))
         elif last or now - self._last_line >= PLAIN_INTERVAL:
             self._last_line = now
@@ -117,6 +122,13 @@ class Display:
     def live(self) -> Iterator["Display"]:
         """Inside, a bar is shown where standard error is a terminal."""
         console = SafeConsole(stderr=True)
+        if console.is_jupyter and not self.quiet:
+            self._notebook = NotebookBar(self.title)
+            try:
+                yield self
+            finally:
+                self._notebook = None
+            return
         if self.quiet or not console.is_terminal:
             yield self
             return
@@ -133,6 +145,30 @@ class Display:
                 yield self
             finally:
                 self._bar = None
+
+
+class NotebookBar:
+    """A bar below a cell of a notebook, which needs no widgets and stays as it was last."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self._shown = title, -NOTEBOOK_INTERVAL
+        self._handle: Any = None
+
+    def show(self, progress: float, text: str, *, last: bool) -> None:
+        """Draw it, if that is not too often."""
+        from IPython.display import HTML, display
+
+        now = time.monotonic()
+        if not last and now - self._shown < NOTEBOOK_INTERVAL:
+            return
+        self._shown = now
+        drawn = HTML(
+            f'{escape(self.title)} <progress value="{progress:.4f}" max="1"></progress> {progress:.0%} {escape(text)}'
+        )
+        if self._handle is None:
+            self._handle = display(drawn, display_id=True)
+        else:
+            self._handle.update(drawn)
 
 
 def numbers(values: Mapping[str, Any]) -> str:

@@ -517,6 +517,7 @@ def test_a_task_that_fails_ends_nothing_and_is_tried_again(tmp_path: Path, monke
     assert {o.row.model for o in study.outcomes} == {"", "tiny"}
     report = (tmp_path / "report.md").read_text()
     assert "failed: r0-n2-frail-subset-images: sample() of Frail fails: RuntimeError: no more ink" in report
+    assert report.startswith(study._repr_markdown_().rstrip())  # but for the figures
     Frail.broken = False
     study = small(tmp_path, **design)
     assert not study.failures

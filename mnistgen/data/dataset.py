@@ -14,6 +14,7 @@ from mnistgen.data.convert import Array, to_images
 from mnistgen.errors import DataError, MnistgenError
 from mnistgen.limits import checked_seed
 from mnistgen.model import IMAGE_SHAPE
+from mnistgen.mosaic import by_class, grid, png
 
 LARGEST_CLASSES = 1000  # labels from 0 to 999
 
@@ -85,6 +86,12 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def _repr_png_(self) -> bytes:
+        """Ten images of each class, for notebooks."""
+        if self.labels is None or not len(self):
+            return png(grid(self.images[:100] if len(self) else self.images.new_zeros(1, *IMAGE_SHAPE), 10), scale=2)
+        return png(by_class(self.images, self.labels), scale=2)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """One image as a model takes it, (1, 28, 28) float32 in [-1, 1], and what a model is told of it (see `y`).

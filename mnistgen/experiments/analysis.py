@@ -190,6 +190,12 @@ class Results(Generic[Asked]):
         """Of all tasks together, however many processes shared them."""
         return sum(record.seconds for record in self.done.values())
 
+    def _repr_markdown_(self) -> str:
+        """The report as text, for notebooks."""
+        from mnistgen.experiments.report import report_text
+
+        return report_text(self)
+
 
 class Study(Results[Design]):
     """An augmentation study as far as it has come."""

@@ -50,6 +50,14 @@ def write_report(found: Results[Any]) -> None:
             figure.savefig(temporary, dpi=130, format="png", metadata=about)
 
 
+def report_text(found: Results[Any]) -> str:
+    """The report without its figures, as Markdown."""
+    if isinstance(found, Study):
+        return _rendered("report.md", found, {}, _study_values(found))
+    assert isinstance(found, Loop)
+    return _rendered("loop.md", found, {}, _loop_values(found))
+
+
 def command(found: Results[Any]) -> str:
     """The command that repeats the study; where its files lie is left out."""
     design, frame = found.design, found.context.frame

@@ -1,5 +1,6 @@
 """Seeded sampling, one seed an image, and the pictures made of samples."""
 
+from mnistgen.mosaic import show_samples
 from mnistgen.sampling.edits import REGIONS, editor_of, inpaint, region, vary
 from mnistgen.sampling.latents import (
     coder_of,
@@ -15,9 +16,11 @@ from mnistgen.sampling.latents import (
     traverse_coordinate,
 )
 from mnistgen.sampling.likelihood import log_likelihood
-from mnistgen.sampling.pictures import captioned, grid, require_pixels, save_gif, save_png
+from mnistgen.sampling.pictures import captioned, gif, grid, require_pixels, save_gif, save_png
 from mnistgen.sampling.sampler import BATCH, sample, sample_batches
 from mnistgen.sampling.trajectories import evenly, fixed_latent, sample_trajectory, sweep
+
+show_samples()
 
 __all__ = [
     "BATCH",
@@ -28,6 +31,7 @@ __all__ = [
     "editor_of",
     "evenly",
     "fixed_latent",
+    "gif",
     "grid",
     "inpaint",
     "interpolate",

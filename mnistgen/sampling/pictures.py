@@ -1,5 +1,6 @@
 """Images side by side, as PNG and GIF files."""
 
+import io
 from collections.abc import Mapping, Sequence
 from functools import cache
 from math import ceil
@@ -7,29 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from mnistgen.errors import UsageError
 from mnistgen.files import atomic_file
+from mnistgen.mosaic import grid as grid
 
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**26)  # of a picture; Pillow, as other viewers, opens no larger one
 INK, GAP = 200, 6  # the grey of words, and pixels around them
 TEXT = (8, 15)  # the smallest and the largest size of letters in pixels
-
-
-def grid(images: Tensor, columns: int, *, padding: int = 2) -> Tensor:
-    """Images in rows of `columns`: (n, 1, h, w) uint8 -> (H, W) uint8, on black."""
-    if len(images) == 0 or columns < 1:
-        raise UsageError("A grid needs at least one image and one column.")
-    rows = ceil(len(images) / columns)
-    height, width = images.shape[-2:]
-    cells = torch.zeros(rows * columns, height + padding, width + padding, dtype=torch.uint8)
-    cells[: len(images), padding // 2 : padding // 2 + height, padding // 2 : padding // 2 + width] = images[:, 0].cpu()
-    image: Tensor = rearrange(cells, "(r c) h w -> (r h) (c w)", c=columns)
-    return image
 
 
 def require_pixels(pixels: int, scale: int) -> None:
@@ -124,11 +113,18 @@ def save_gif(
     Each pixel is `scale` pixels wide; `metadata` becomes lines "key: value" of the comment. Equal neighbours are one
     frame, held as long as both. Raises `UsageError` where there are no frames, or they differ in size.
     """
+    comment = "\n".join(f"{key}: {value}" for key, value in (metadata or {}).items())
+    content = gif(frames, comment, milliseconds=milliseconds, scale=scale)
+    with atomic_file(Path(path)) as temporary:
+        temporary.write_bytes(content)
+
+
+def gif(frames: Sequence[Tensor], comment: str = "", *, milliseconds: int = 150, scale: int = 1) -> bytes:
+    """The content of what `save_gif` writes."""
     if len({frame.shape for frame in frames}) != 1:
         raise UsageError("A GIF needs at least one frame, and all of one size.")
     large = [frame.cpu().repeat_interleave(scale, 0).repeat_interleave(scale, 1) for frame in frames]
     first, *rest = (Image.fromarray(frame.numpy()) for frame in large)
-    durations = [milliseconds] * len(rest) + [10 * milliseconds]
-    comment = "\n".join(f"{key}: {value}" for key, value in (metadata or {}).items()).encode()
-    with atomic_file(Path(path)) as temporary:
-        first.save(temporary, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, comment=comment)
+    durations, file = [milliseconds] * len(rest) + [10 * milliseconds], io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, comment=comment.encode())
+    return file.getvalue()

@@ -2,15 +2,15 @@
 
 import json
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from mnistgen.files import atomic_file
 from mnistgen.metrics import Replicates
-from mnistgen.sampling import grid
+from mnistgen.mosaic import by_class, grid
 from mnistgen.scoring.evaluators import PENULTIMATE
 from mnistgen.scoring.scale import FLOOR
 
@@ -119,11 +119,24 @@ class Score:
         """A grid of what was scored: one row per class where there are labels, else as they come. (H, W) uint8."""
         if self.labels is None:
             return grid(self.images[: rows * columns], columns)
-        cells = []
-        for label in self.labels.unique().tolist()[:rows]:
-            some = self.images[self.labels == label][:columns]
-            cells.append(torch.cat([some, torch.zeros(columns - len(some), 1, 28, 28, dtype=torch.uint8)]))
-        return grid(torch.cat(cells), columns)
+        return by_class(self.images, self.labels, rows=rows, columns=columns)
+
+    def _repr_html_(self) -> str:
+        """The numbers beside those of real and of noisy images, for notebooks."""
+        interval = "" if self.interval is None else " ({:.1f} to {:.1f})".format(*self.interval)
+        headline = "" if self.floors is None else f": {self.floors:.1f}{interval} times the floor"
+        scale = [(row, self.scale[row]["mean"]) for row in self.scale]
+        head = "".join(f"<th>{escape(title)}</th>" for title in ("", self.name, *(row for row, _ in scale)))
+        lines = [
+            f"<tr><td>{escape(name)}</td><td>{value:.4g}</td>"
+            + "".join(f"<td>{mean[name]:.4g}</td>" if name in mean else "<td></td>" for _, mean in scale)
+            + "</tr>"
+            for name, value in self.numbers.items()
+        ]
+        return (
+            f"<p><b>{escape(self.name)}</b>{headline}</p><table><tr>{head}</tr>{''.join(lines)}</table>"
+            f"<p><small>{escape(self.protocol_line)}</small></p>"
+        )
 
 
 class Difference(NamedTuple):
