@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 from html.parser import HTMLParser
@@ -10,14 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from command import mnistgen
 from PIL import Image
 from tiny import strokes
 
+from mnistgen.curves import panels
+from mnistgen.data import to_float
 from mnistgen.errors import DataError, UsageError
+from mnistgen.evaluator import load_evaluator
 from mnistgen.report import Run, Scored, read_scores, read_sources, table
-from mnistgen.report.figures import curves_svg
-from mnistgen.report.table import COLUMNS, place, ranked
+from mnistgen.report.figures import _band, curves_svg
+from mnistgen.report.table import COLUMNS, merged, place, ranked, shared_name
 from mnistgen.sampling import grid
 
 HOSTILE = "<script>alert(1)</script> & $x$"
@@ -83,14 +88,56 @@ def page(folder: Path) -> Page:
 
 def test_the_images_are_those_of_the_source_by_class(page: Page) -> None:
     images, labels = strokes(200)
-    shown = page.all("img")[:-1]  # the last is empty, for what is enlarged
-    assert len(shown) == 10
+    shown = page.all("img")[:10]
     for label, image in enumerate(shown):
         assert image["alt"] == f"10 images of class {label}, mine-npz"
         kind, _, content = str(image["src"]).partition(",")
         assert kind == "data:image/png;base64"
         pixels = np.array(Image.open(io.BytesIO(base64.b64decode(content))))
         assert np.array_equal(pixels, grid(images[labels == label][:10], 10).numpy())
+
+
+def test_what_an_evaluator_is_least_sure_of(page: Page) -> None:
+    (shown,) = [image for image in page.all("img") if str(image["alt"]).startswith("The 20 of 100 images")]
+    pixels = np.array(Image.open(io.BytesIO(base64.b64decode(str(shown["src"]).partition(",")[2]))))
+    assert pixels.shape == (2 * 30, 10 * 30)
+    evaluator = load_evaluator("A")
+    images, labels = strokes(200)
+    first = torch.cat([(labels == label).nonzero()[:10, 0] for label in range(10)])
+    with torch.no_grad():
+        probabilities = evaluator(to_float(images[first])).softmax(1)
+    worst = first[probabilities[torch.arange(100), labels[first]].argmin()]
+    assert np.array_equal(pixels[1:29, 1:29], images[worst, 0])
+    views = [button["data-view"] for button in page.all("button") if "aria-pressed" in button and "data-view" in button]
+    assert views[:2] == ["by class", "least certain"]
+
+
+def test_seeds_are_one_row_with_mean_and_range() -> None:
+    seeds = [
+        dataclasses.replace(scored(fid), name=f"vae-seed{seed}", origin="vae", seed=seed)
+        for seed, fid in enumerate((1.0, 2.0, 3.0))
+    ]
+    other = dataclasses.replace(scored(0.5), name="flow", origin="flow", seed=0)
+    one, two = ranked(merged([seeds[0], other, *seeds[1:]]))
+    assert (one, two.name) == (other, "vae (3 seeds)")
+    assert (two.floors, two.ranges["floors"], two.ranges["fid.A.penultimate"]) == (4.0, (2.0, 6.0), (1.0, 3.0))
+    assert "| vae (3 seeds) | 4.0 (2.0 to 6.0) |" in table([*seeds, other], "markdown")
+    twice = [seeds[0], seeds[0]]
+    assert merged(twice) == twice  # one model scored twice, such as with other options
+    assert shared_name(["runs/models-0", "runs/models-1"]) == "runs/models"
+
+
+def test_seeds_are_a_band(folder: Path) -> None:
+    records = [[{"step": s, "lr": 0.1, "losses": {"loss": s * k}} for s in (1, 2, 3)[:n]] for k, n in ((1, 3), (3, 2))]
+    assert _band([panels(each)["loss"]["training"] for each in records]) == ([1, 2], [1, 2], [2, 4], [3, 6])
+    for seed in range(2):
+        run = {"model": "vae", "config": {}, "options": {"data": "mnist", "seed": seed, "out": f"runs/vae-{seed}"}}
+        (folder / f"vae-{seed}").mkdir()
+        (folder / f"vae-{seed}" / "run.json").write_text(json.dumps(run))
+        (folder / f"vae-{seed}" / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records[seed]))
+    (run,) = read_sources([str(folder / "vae-0"), str(folder / "vae-1")]).runs
+    assert (run.name, len(run.others)) == (f"{folder}/vae (2 seeds)", 1)
+    assert "vae (2 seeds)" in curves_svg([run])
 
 
 def test_it_is_whole_without_a_network(page: Page) -> None:

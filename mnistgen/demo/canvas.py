@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mnistgen.errors import UsageError
-from mnistgen.report.sources import png
+from mnistgen.mosaic import data_uri
 
 SIDE = 280  # pixels, ten for each one of MNIST's
 LARGEST = 4096
@@ -58,7 +58,7 @@ def decode(text: str | None) -> Tensor:
 def encode(image: Tensor) -> str:
     """An image (1, 28, 28) uint8, as large as the canvas, as a data URI."""
     large = F.interpolate(image[None].float(), (SIDE, SIDE), mode="bicubic", align_corners=False)
-    return png(large[0, 0].round().clamp(0, 255).to(torch.uint8))
+    return data_uri(large[0, 0].round().clamp(0, 255).to(torch.uint8))
 
 
 def grey_of(rgba: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mnistgen.demo.canvas import SIDE
 from mnistgen.errors import MnistgenError
-from mnistgen.report.sources import png
+from mnistgen.mosaic import data_uri
 from mnistgen.sampling import captioned, grid
 from mnistgen.sampling.options import SamplingOption
 
@@ -161,7 +161,7 @@ def filled(images: Tensor, n: int) -> Tensor:
 def figures(shown: Sequence[tuple[Tensor, str, str]], kind: str = "") -> str:
     """Images (h, w) uint8 with a caption and a text for those who do not see them."""
     parts = [
-        f'<figure><img src="{png(image)}" alt="{html.escape(alt)}">'
+        f'<figure><img src="{data_uri(image)}" alt="{html.escape(alt)}">'
         f"<figcaption>{html.escape(text)}</figcaption></figure>"
         for image, text, alt in shown
     ]
@@ -198,6 +198,7 @@ def map_html(image: Tensor, steps: int, model: str) -> str:
     """A grid without gaps, and a lens."""
     words = f"codes of {html.escape(model)}, {steps} by {steps} images; arrow keys move the lens"
     return (
-        f'<div class="map" tabindex="0" data-steps="{steps}"><img src="{png(image)}" alt="{words}" draggable="false">'
+        f'<div class="map" tabindex="0" data-steps="{steps}">'
+        f'<img src="{data_uri(image)}" alt="{words}" draggable="false">'
         '<div class="lens" role="img" aria-label="the image under the pointer"></div></div>'
     )

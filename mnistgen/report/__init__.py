@@ -1,7 +1,7 @@
 """One page about models: their images side by side, their scores on a scale, and how they were trained."""
 
+from mnistgen.report.inputs import Gallery, Report, Run, Study, read_sources
 from mnistgen.report.page import write_page
-from mnistgen.report.sources import Gallery, Report, Run, Study, read_sources
 from mnistgen.report.table import FORMATS, Scored, read_scores, table
 
 __all__ = [

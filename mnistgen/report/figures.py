@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from mnistgen.curves import panels
-from mnistgen.report.sources import Run
+from mnistgen.report.inputs import Run
 
 COLUMNS = 3
 POINTS = 400  # of a line; a log may have a hundred thousand
@@ -17,6 +17,7 @@ def curves_svg(runs: Sequence[Run]) -> str:
     from matplotlib.figure import Figure
 
     found = {run.name: panels(list(run.records)) for run in runs}
+    repeats = {run.name: [panels(list(records)) for records in run.others] for run in runs}
     titles = list(dict.fromkeys(title for lines in found.values() for title in lines))
     if not titles:
         return ""
@@ -27,9 +28,12 @@ def curves_svg(runs: Sequence[Run]) -> str:
         for axes, title in zip(places, titles, strict=False):
             for number, (name, lines) in enumerate(found.items()):
                 for style, (label, points) in zip(("-", "--", ":"), lines.get(title, {}).items(), strict=False):
-                    some = points[:: max(1, len(points) // POINTS)]
+                    each = [points, *(other.get(title, {}).get(label, []) for other in repeats[name])]
+                    steps, low, mean, high = _band(each)
+                    if len(each) > 1:
+                        axes.fill_between(steps, low, high, color=f"C{number % 10}", alpha=0.2, lw=0)
                     text = (name if len(lines[title]) == 1 else f"{name}, {label}").replace("$", r"\$")
-                    axes.plot(*zip(*some, strict=True), style, label=text, lw=1.2, color=f"C{number % 10}")
+                    axes.plot(steps, mean, style, label=text, lw=1.2, color=f"C{number % 10}")
             axes.set_title(title, fontsize=9)
             axes.tick_params(labelsize=7)
             axes.grid(alpha=0.3)
@@ -43,3 +47,12 @@ def curves_svg(runs: Sequence[Run]) -> str:
     svg = re.sub(r"#000000|(?<=fill: )black", "currentColor", svg[svg.index("<svg") :])
     return re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"|<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"',
                   lambda found: f"<svg {''.join(group or '' for group in found.groups())}", svg, count=1)  # fmt: skip
+
+
+def _band(lines: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[int], list[float], list[float], list[float]]:
+    """Steps that all of the lines have, and the lowest, the mean and the highest value there."""
+    values = [dict(line) for line in lines]
+    steps = [step for step in values[0] if all(step in line for line in values)]
+    steps = steps[:: max(1, len(steps) // POINTS)]
+    at = [[line[step] for line in values] for step in steps]
+    return steps, [min(x) for x in at], [sum(x) / len(x) for x in at], [max(x) for x in at]

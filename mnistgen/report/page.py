@@ -5,8 +5,8 @@ from typing import Any
 
 from mnistgen.files import atomic_file
 from mnistgen.report.figures import curves_svg
-from mnistgen.report.sources import Report
-from mnistgen.report.table import Column, Scored, columns, named, place, ranked, real_value, value
+from mnistgen.report.inputs import VIEWS, Report
+from mnistgen.report.table import Column, Scored, between, columns, merged, named, place, ranked, real_value, value
 from mnistgen.text import rendered
 
 EXPLAINED = (
@@ -23,7 +23,7 @@ def write_page(report: Report, path: Path, *, title: str = "mnistgen report", co
 
 def render(report: Report, *, title: str, command: str) -> str:
     """The page as text. Whatever comes from files and models is escaped."""
-    scores = ranked(report.scores)
+    scores, rows = ranked(report.scores), ranked(merged(report.scores))
     labels = list(dict.fromkeys(strip.label for gallery in report.galleries for strip in gallery.strips if strip.label))
     return rendered(
         "mnistgen.report",
@@ -32,8 +32,9 @@ def render(report: Report, *, title: str, command: str) -> str:
         command=command,
         galleries=report.galleries,
         labels=labels,
+        views=[view for view in VIEWS if any(s.view == view for gallery in report.galleries for s in gallery.strips)],
         columns=columns(scores),
-        rows=[_row(score, scores) for score in scores],
+        rows=[_row(score, rows) for score in rows],
         real=["" if (x := real_value(scores, c)) is None else format(x, c.form) for c in columns(scores)],
         scores=scores,
         explained=EXPLAINED,
@@ -55,6 +56,8 @@ def _cell(score: Scored, column: Column, scores: list[Scored]) -> dict[str, Any]
     interval = ""
     if column.number == "floors" and score.interval is not None:
         interval = "{:.1f} to {:.1f}".format(*score.interval)
+    if column.number in score.ranges:
+        interval = between(score.ranges[column.number], column)
     return {"number": number, "text": text, "interval": interval, "bar": None if share is None else round(100 * share)}
 
 

@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +32,9 @@ class Scored:
     per_class: Mapping[str, float] = field(default_factory=dict)  # FID of each class, by its name
     confusion: Sequence[Sequence[int]] = ()  # rows requested, columns predicted
     notes: Sequence[str] = ()
+    origin: str = ""  # what its checkpoint shares with those of other seeds; empty for images
+    seed: int | None = None  # of its training
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of several seeds, by the column's number
 
 
 class Column(NamedTuple):
@@ -77,6 +82,7 @@ def _scored(score: Mapping[str, Any]) -> Scored:
     headline, details, protocol = score["headline"], score["details"], score["protocol"]
     numbers = {name: float(value) for name, value in score["numbers"].items()}
     scale = {row: {k: float(v) for k, v in about["mean"].items()} for row, about in score["scale"].items()}
+    checkpoint = protocol.get("checkpoint") or {}
     floors, interval = headline["floors"], headline["interval_95"]
     names = [str(name) for name in score.get("class_names", [])]
     classes = details.get("per_class_fid", {}).get("classes", {})
@@ -97,7 +103,51 @@ def _scored(score: Mapping[str, Any]) -> Scored:
         per_class={named(int(label), names): float(fid) for label, fid in classes.items()},
         confusion=[[int(count) for count in row] for row in details.get("labels", {}).get("table") or ()],
         notes=[str(note) for note in score["notes"]],
+        origin=_origin(checkpoint),
+        seed=int(checkpoint["seed"]) if "seed" in checkpoint else None,
     )
+
+
+def _origin(checkpoint: Mapping[str, Any]) -> str:
+    """Everything that two trainings with different seeds share."""
+    shared = ("model", "config", "num_classes", "dataset", "steps", "distribution")
+    return json.dumps({key: checkpoint[key] for key in shared if key in checkpoint}, sort_keys=True) * bool(checkpoint)
+
+
+def merged(scores: Sequence[Scored]) -> list[Scored]:
+    """The scores, with those that differ by the seed of their training in one: means, and ranges beside them."""
+    groups: dict[tuple[str, str], list[Scored]] = {}
+    for number, score in enumerate(scores):
+        key = (score.origin, score.protocol) if score.origin else (str(number), "")
+        groups.setdefault(key, []).append(score)
+    return [
+        one
+        for group in groups.values()
+        for one in ([_mean(group)] if len({score.seed for score in group}) == len(group) > 1 else group)
+    ]
+
+
+def _mean(group: Sequence[Scored]) -> Scored:
+    name = f"{shared_name([score.name for score in group])} ({len(group)} seeds)"
+    found = {column.number: [value(score, column) for score in group] for column in COLUMNS}
+    values = {number: [x for x in some if x is not None] for number, some in found.items()}
+    values = {number: some for number, some in values.items() if len(some) == len(group)}
+    means = {number: sum(some) / len(some) for number, some in values.items()}
+    return replace(
+        group[0],
+        name=name,
+        floors=means.get("floors"),
+        by={number.removeprefix("by."): mean for number, mean in means.items() if number.startswith("by.")},
+        interval=None,
+        numbers=means,
+        ranges={number: (min(some), max(some)) for number, some in values.items()},
+    )
+
+
+def shared_name(names: Sequence[str]) -> str:
+    """What the names of runs of several seeds begin with: vae of vae-seed0 and vae-seed1."""
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return re.sub(r"[-_. /]+(seed|s)?[-_. ]*$", "", "".join(letters[0] for letters in alike)) or names[0]
 
 
 def named(label: int, names: Sequence[str]) -> str:
@@ -157,11 +207,15 @@ def ranked(scores: Sequence[Scored]) -> list[Scored]:
 def table(scores: Sequence[Scored], kind: str) -> str:
     """The scores as "markdown", "latex" (booktabs) or "csv", best first, with the real images below.
 
-    Numbers of a CSV are not rounded.
+    Models that differ by the seed of their training are one row, with means and ranges. Numbers of a CSV are not
+    rounded, and have no ranges.
     """
-    scores, shown = ranked(scores), columns(scores)
+    scores, shown = ranked(merged(scores)), columns(scores)
     header = ["model", *(column.title for column in shown)]
-    rows = [[score.name, *(_cell(value(score, column), column, kind) for column in shown)] for score in scores]
+    rows = [
+        [score.name, *(_cell(value(score, column), column, kind, score.ranges.get(column.number)) for column in shown)]
+        for score in scores
+    ]
     rows.append(["real images", *(_cell(real_value(scores, column), column, kind) for column in shown)])
     if kind == "csv":
         text = io.StringIO()
@@ -176,10 +230,17 @@ def table(scores: Sequence[Scored], kind: str) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in table_lines)
 
 
-def _cell(number: float | None, column: Column, kind: str) -> str:
+def _cell(number: float | None, column: Column, kind: str, ends: tuple[float, float] | None = None) -> str:
     if number is None:
         return ""
-    return repr(number) if kind == "csv" else format(number, column.form)
+    if kind == "csv":
+        return repr(number)
+    return format(number, column.form) + (f" ({between(ends, column)})" if ends else "")
+
+
+def between(ends: tuple[float, float], column: Column) -> str:
+    """A range in words."""
+    return " to ".join(format(end, column.form) for end in ends)
 
 
 def _latex(text: str) -> str:
