@@ -26,7 +26,8 @@ from mnistgen.demo import completing, exploring, reading, scores
 from mnistgen.demo.canvas import MARK, decode, encode, read_canvas
 from mnistgen.demo.drawing import Drawing, side_by_side
 from mnistgen.demo.models import Models
-from mnistgen.errors import DataError, UsageError
+from mnistgen.errors import CheckpointError, DataError, UsageError
+from mnistgen.evaluator.weights import shipped_path
 from mnistgen.sampling import grid, inpaint, interpolate, manifold
 from mnistgen.sampling.latents import decode_batches
 
@@ -101,6 +102,11 @@ def test_two_drawings_form_side_by_side() -> None:
 def test_what_cannot_be_drawn(wrong: dict, says: str, models: Models) -> None:
     with pytest.raises(UsageError, match=says):
         list(Drawing(models, **({"name": "vae"} | wrong)).steps())
+
+
+def test_a_classifier_is_no_model() -> None:
+    with pytest.raises(CheckpointError, match="holds the classifier"):
+        Models([str(shipped_path("A"))])
 
 
 def test_whole_numbers_are_whole(models: Models) -> None:

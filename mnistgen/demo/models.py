@@ -66,6 +66,9 @@ class Models:
     def __init__(self, names: Sequence[str] = (), *, device: str | torch.device = "cpu") -> None:
         """`names` of checkpoints; without any, all that ship. Raises `CheckpointError` where there is none."""
         self.entries = {name: Entry(name, path, read_checkpoint(path)) for name, path in _paths(names).items()}
+        for entry in self.entries.values():
+            if not entry.about.model:
+                load(entry.path)  # which says why it cannot be
         self.device = device
         self._loaded: dict[str, GenerativeModel] = {}
         self._lock = threading.Lock()
