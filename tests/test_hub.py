@@ -115,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
             values = [line["value"] for line in map(json.loads, body.splitlines()) if line["key"] == "file"]
             commit = self.server.add(repository, {v["path"]: base64.b64decode(v["content"]) for v in values})
             about = {
-                "commitUrl": f"http://localhost/{repository}/commit/{commit}",
+                "commitUrl": f"http://{self.headers['Host']}/{repository.partition('/')[2]}/commit/{commit}",
                 "commitOid": commit,
                 "success": True,
             }
