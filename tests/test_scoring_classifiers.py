@@ -210,6 +210,8 @@ def test_both_networks_learn_from_equally_many_images(spy: tuple[list[Dataset], 
             assert len(set(found)) == len(found)
             assert found != sorted(found)
             assert subset.labels.tolist() == [(number - first) % 4 for number in found]
+    result = classification_accuracy_score(data(150, 0), data(131, 1000), test, seed=2, equal=False)
+    assert (result.n, result.n_real) == (150, 131) == tuple(map(len, trained[-2:]))
     assert all(each is test for each in tested)
 
 

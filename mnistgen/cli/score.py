@@ -71,6 +71,9 @@ class ScoreOptions(Reading):
     cas: bool = False
     """Also the classification accuracy score (CAS): train a classifier on the samples alone and test it on real images
     (two trainings)."""
+    cas_images: int = 0
+    """Samples that CAS trains on, where they are to be more than those that are scored: 60000 are as many as MNIST has,
+    and of 153600 each is seen once. The steps are as many."""
     likelihood: bool = False
     """Also how probable a model finds real images, in bits/dim and nats, and images that are none: inverted, shuffled,
     constant, of clothes where they are on disk."""
@@ -263,6 +266,7 @@ def _score(scorer: Scorer, source: Source, options: ScoreOptions) -> Score:
             classes=_classes(options.classes, scorer.reference),
             two_sample_test=options.two_sample,
             cas=options.cas,
+            cas_images=options.cas_images,
             inception="inception" in options.features,
             inception_weights=options.inception_weights,
             likelihood=options.likelihood,

@@ -91,7 +91,8 @@ class CAS:
     interval: tuple[float, float]  # Wilson's, 95%, over the test images, for the network that was trained
     real_accuracy: float
     real_interval: tuple[float, float]
-    n: int  # images that each network was trained on
+    n: int  # samples that the first network was trained on
+    n_real: int  # real images that the second was trained on
     n_test: int  # images that each accuracy is of
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,6 +103,7 @@ class CAS:
             "real_accuracy": self.real_accuracy,
             "real_interval_95": list(self.real_interval),
             "n": self.n,
+            "n_real": self.n_real,
             "n_test": self.n_test,
         }
 
@@ -210,15 +212,16 @@ def classification_accuracy_score(
     seed: int = 0,
     device: str | torch.device = "cpu",
     steps: int = CAS_STEPS,
+    equal: bool = True,
     progress: Progress | None = None,
 ) -> CAS:
     """The classification accuracy score (Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887).
 
     A network trained on nothing but samples, labelled as they were requested, classifies the test images; so does one
-    trained on as many real training images. The larger of `samples` and `real` is cut to the size of the smaller by
-    `seed`. A class that the samples lack is never read, which costs the score its share of the test images. Two
-    trainings of `steps` steps; `progress` is called after each step with what is trained and the share of it that is
-    done.
+    trained on as many real training images: with `equal`, the larger of `samples` and `real` is cut to the size of the
+    smaller by `seed`. A class that the samples lack is never read, which costs the score its share of the test images.
+    Two trainings of `steps` steps; `progress` is called after each step with what is trained and the share of it that
+    is done.
 
     Raises `UsageError` where samples have no labels or labels of other classes, where images are not (n, 1, 28, 28)
     uint8 or fewer than 100, and where `real` and `test` differ in their classes.
@@ -233,15 +236,23 @@ def classification_accuracy_score(
             "take both from one dataset."
         )
     ours = _labelled(samples, test.num_classes, metric=metric)
-    n = min(len(ours), len(real))
+    most = min(len(ours), len(real)) if equal else None
     generator = torch.Generator().manual_seed(seed)  # the samples come last, as in the two-sample test
-    real = real.subset(_order(len(real), generator)[:n])
-    ours = ours.subset(_order(len(ours), generator)[:n])
+    real = real.subset(_order(len(real), generator)[:most])
+    ours = ours.subset(_order(len(ours), generator)[:most])
     result, theirs = (
         learn(data, test, what=what, seed=seed, device=device, steps=steps, progress=progress)
         for what, data in (("learning from samples", ours), ("learning from real images", real))
     )
-    return CAS(result.accuracy, result.interval, theirs.accuracy, theirs.interval, n=n, n_test=len(test))
+    return CAS(
+        result.accuracy,
+        result.interval,
+        theirs.accuracy,
+        theirs.interval,
+        n=len(ours),
+        n_real=len(real),
+        n_test=len(test),
+    )
 
 
 def learn(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -182,6 +183,7 @@ class Scorer:
         classes: Sequence[int] = (),
         two_sample_test: bool = False,
         cas: bool = False,
+        cas_images: int = 0,
         inception: bool = False,
         inception_weights: Path | None = None,
         likelihood: bool = False,
@@ -194,8 +196,9 @@ class Scorer:
 
         A model is held against the real images of the classes that it was trained on, and images against all real
         ones, since one that they lack may be one that was never sampled; with `classes`, both are held against those
-        alone. `two_sample_test` and `cas` train classifiers; `inception` adds the literature's FID; `likelihood` that
-        of `likelihood_images` real images (see `measure_likelihood`). `options` go to `open_source`. Raises
+        alone. `two_sample_test` and `cas` train classifiers, the latter on `cas_images` samples where those are more
+        than n; `inception` adds the literature's FID; `likelihood` that of `likelihood_images` real images (see
+        `measure_likelihood`). `options` go to `open_source`. Raises
         `UsageError` where there are fewer than 100 images, or they are of other classes, and `DataError` where what
         was requested needs files that are not there.
         """
@@ -213,6 +216,7 @@ class Scorer:
                 seed=seed,
                 two_sample_test=two_sample_test,
                 cas=cas,
+                cas_images=cas_images,
                 inception=inception,
                 inception_weights=inception_weights,
                 likelihood=likelihood,
@@ -271,7 +275,7 @@ class Scorer:
                 self._two_sample(result, taken.data.images, seed, say)
         if cas:
             with result.part("CAS", needed=True):
-                self._cas(result, taken, seed, say)
+                self._cas(result, source, taken, cas_images, seed, say)
         if inception:
             say("Inception", 0.9)
             with result.part("Inception", needed=True):
@@ -363,15 +367,19 @@ class Scorer:
             "two_sample_binarised_real": test.binarised.control_accuracy,
         }
 
-    def _cas(self, result: Measured, taken: Taken, seed: int, say: Progress) -> None:
+    def _cas(self, result: Measured, source: Source, taken: Taken, n: int, seed: int, say: Progress) -> None:
+        """CAS of the samples that were scored, or of n drawn for it where those are more than they."""
         if taken.data.labels is None:
             raise UsageError("CAS: these images have no labels to train a classifier with.")
-        k = self.evaluators.num_classes
+        progress, k = _within(say, "CAS"), self.evaluators.num_classes
+        more = n > len(taken.data)
+        if more:
+            taken = source.take(n, self.reference.labels, seed=seed, progress=partial(progress, "sampling"))
         samples = replace(taken.data, num_classes=k, class_names=())
         test = Dataset(self._real_images(len(self.reference)), self.reference.labels, k, self.reference.name, "test")
-        real = self._control_images(len(taken.data.images), seed)
+        real = self._control_images(len(samples), seed)
         found = classification_accuracy_score(
-            samples, real, test, seed=seed, device=self.device, progress=_within(say, "CAS")
+            samples, real, test, seed=seed, device=self.device, equal=not more, progress=progress
         )
         result.details["cas"] = found.to_dict()
         result.numbers |= {"cas": found.accuracy, "cas_real": found.real_accuracy}
@@ -412,7 +420,9 @@ class Scorer:
         """Real images other than the reference's, with its class counts."""
         if self.control is None:
             raise DataError(self._no_control or self._no_training)
-        counts = class_counts(self.reference.labels, min(n, len(self.control)))
+        if n >= len(self.control):
+            return self.control
+        counts = class_counts(self.reference.labels, n)
         return self.control.subset(stratified_indices(self.control.y, counts, seed=seed))
 
     def _scale(self, n: int, result: Measured) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The likelihood of real images under a model, and of images that are none of a kind."""
+"""Scores on request: the likelihood of real images, and CAS of more samples than are scored."""
 
 import math
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from mnistgen import BaseConfig, Dataset, GenerativeModel, Loss, Noise, UsageErr
 from mnistgen.evaluator import build_classifier
 from mnistgen.model import HasLikelihood
 from mnistgen.scoring import Evaluators, Scorer
+from mnistgen.scoring.classifiers import CAS
 from mnistgen.scoring.likelihood import measure_likelihood, unlike
 from mnistgen.scoring.reference import of_dataset
 
@@ -82,6 +83,20 @@ def test_a_score_has_the_likelihood_of_test_images_training_images_and_others(sc
     assert rows["shuffled pixels"]["nats"] == pytest.approx(rows["strokes test"]["nats"]), "histograms are the same"
     assert score.numbers["bits_per_dim"] == rows["strokes test"]["bits_per_dim"]
     assert score.numbers["nll"] == rows["strokes test"]["nats"]
+
+
+def test_cas_draws_more_samples_than_are_scored(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def learned(samples: Dataset, real: Dataset, test: Dataset, **rest: object) -> CAS:
+        seen.update(samples=len(samples), real=len(real), equal=rest["equal"])
+        return CAS(0.5, (0.4, 0.6), 0.9, (0.8, 1.0), len(samples), len(real), len(test))
+
+    monkeypatch.setattr("mnistgen.scoring.scorer.classification_accuracy_score", learned)
+    scorer.score(Uniform(UniformConfig()), n=100, cas=True)
+    assert seen == {"samples": 100, "real": 100, "equal": True}
+    scorer.score(Uniform(UniformConfig()), n=100, cas=True, cas_images=300)
+    assert seen == {"samples": 300, "real": 200, "equal": False}
 
 
 def test_what_has_no_likelihood_is_refused_before_anything_is_drawn(scorer: Scorer) -> None:
