@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 import figures
 import pytest
+import tiny
 import torch
 
+from mnistgen import fit
 from mnistgen.data import Dataset, data_folder, load_data
 from mnistgen.errors import DataError
+from mnistgen.evaluator import Classifier, build_classifier
 
 torch.set_num_threads(1)
 
@@ -25,6 +28,15 @@ def mnist() -> Dataset:
         if (data_folder() / "MNIST" / "raw").is_dir():
             raise
         pytest.skip(f"real MNIST is not on disk: {error}")
+
+
+@pytest.fixture(scope="session")
+def knows_strokes() -> Classifier:
+    """A small network that has learnt the strokes of `tiny.py`."""
+    data = Dataset(*tiny.strokes(2000, 1), 10, "strokes", "train")
+    *_, last = fit(build_classifier("lenet", seed=0), data, steps=150, seed=0)
+    assert isinstance(last.ema, Classifier)
+    return last.ema.eval()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -123,10 +123,13 @@ def test_a_models_name_is_its_checkpoint_for_mnist(
 
 
 ROOT = Path(__file__).parents[1]
+LATE = {"ddpm-mnist", "edm-mnist"}  # take seconds for ten images
 STARTERS = sorted(path.stem for path in (ROOT / "checkpoints").glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", STARTERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LATE else name for name in STARTERS]
+)
 def test_a_starter_checkpoint_is_shipped(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # with nothing in it
     about = read_checkpoint(name)

@@ -1326,6 +1326,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 # --- torchvision beside a CPU-only torch ---
 
 
+@pytest.mark.slow  # a Python of its own; others import it in theirs
 def test_torchvision_imports_whatever_torch_it_stands_beside() -> None:
     program = (
         "from mnistgen.data import import_torchvision\n"
@@ -1382,7 +1383,7 @@ def test_without_torchvision_the_error_is_about_the_data(tmp_path: Path, monkeyp
 #   MNISTGEN_FUZZ=10000 pytest tests/test_data.py -k fuzz --timeout 7200
 
 fuzz = settings(
-    max_examples=int(os.environ.get("MNISTGEN_FUZZ", "100")),
+    max_examples=int(os.environ.get("MNISTGEN_FUZZ", "40")),
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -321,6 +321,7 @@ def test_nothing_is_left_behind(
         assert torch.equal(value, before[key]), key
 
 
+@pytest.mark.slow
 def test_importing_is_cheap() -> None:
     code = "import sys, mnistgen.scoring.fidelity; print({'torch_fidelity', 'torchvision', 'scipy'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -375,7 +376,7 @@ def bless(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_inception_sees_grey_as_rgb(random_weights: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, real = noisy(8, 4), noisy(8, 5, level=60)
+    ours, real = noisy(4, 4), noisy(4, 5, level=60)
     cls = torch_fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
     network = cls("inception-v3-compat", ["64"], feature_extractor_weights_path=str(random_weights))
     (x,), (y,) = (network(images.repeat(1, 3, 1, 1)) for images in (ours, real))

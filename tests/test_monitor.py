@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 from tiny import Tiny, strokes
 from torch import Tensor
 
-from mnistgen import BaseConfig, Dataset, GenerativeModel, Loss, Noise, UsageError, fit, load, sample
+from mnistgen import BaseConfig, Dataset, GenerativeModel, Loss, Noise, UsageError, load, sample
 from mnistgen.cli.evaluator import ClassifierOptions
 from mnistgen.cli.run_folder import RunFolder
 from mnistgen.cli.train import GeneratorOptions, _GeneratorWriter
@@ -32,12 +32,6 @@ LABELS = torch.arange(1000) % 10
 
 def dataset(n: int, seed: int, name: str = "strokes") -> Dataset:
     return Dataset(*strokes(n, seed), num_classes=10, name=name, split="train")
-
-
-@pytest.fixture(scope="module")
-def second() -> Classifier:
-    *_, last = fit(build_classifier("lenet", seed=0), dataset(2000, 1), steps=150, seed=0)
-    return last.ema
 
 
 class Bank(GenerativeModel):
@@ -78,8 +72,8 @@ def test_a_class_is_missing_below_a_tenth_of_what_is_expected() -> None:
     assert missing(swapped, expected, LABELS) == (3, 8)
 
 
-def test_a_fine_model_and_collapsed_ones(second: Classifier) -> None:
-    watch, others = SampleMonitor(dataset(1000, 2), evaluator=second), dataset(1000, 3)
+def test_a_fine_model_and_collapsed_ones(knows_strokes: Classifier) -> None:
+    watch, others = SampleMonitor(dataset(1000, 2), evaluator=knows_strokes), dataset(1000, 3)
     fine = watch.check(Bank(others))
     assert fine.label_agreement is not None
     assert fine.label_agreement > 0.95
@@ -122,9 +116,9 @@ def test_an_unconditional_model_is_expected_to_draw_as_the_data_are() -> None:
     assert gone(real=900, drawn=900) == ()
 
 
-def test_what_the_evaluator_never_recognises_is_not_missed(second: Classifier) -> None:
+def test_what_the_evaluator_never_recognises_is_not_missed(knows_strokes: Classifier) -> None:
     blind = build_classifier("lenet")
-    blind.load_state_dict(second.state_dict())
+    blind.load_state_dict(knows_strokes.state_dict())
     with torch.no_grad():
         blind.head.bias[4] = -1e4
     for conditional in (True, False):
@@ -132,8 +126,8 @@ def test_what_the_evaluator_never_recognises_is_not_missed(second: Classifier) -
         assert SampleMonitor(dataset(1000, 2), evaluator=blind).check(model).missing == ()
 
 
-def test_a_look_disturbs_nothing(second: Classifier) -> None:
-    watch = SampleMonitor(dataset(1000, 2), evaluator=second)
+def test_a_look_disturbs_nothing(knows_strokes: Classifier) -> None:
+    watch = SampleMonitor(dataset(1000, 2), evaluator=knows_strokes)
     model = Bank(dataset(1000, 3)).train()
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     first = watch.check(model)
@@ -147,15 +141,16 @@ def test_a_look_disturbs_nothing(second: Classifier) -> None:
     assert torch.equal(first.frame, grid(sample(model, LABELS)[:80], 10))
 
 
-def test_what_cannot_be_watched(second: Classifier) -> None:
+def test_what_cannot_be_watched(knows_strokes: Classifier) -> None:
     with pytest.raises(CheckpointError, match="mnistgen evaluator train resnet --data strokes"):
         SampleMonitor(dataset(1000, 2))
     with pytest.raises(UsageError, match="99 real images are too few"):
-        SampleMonitor(dataset(99, 2), evaluator=second)
+        SampleMonitor(dataset(99, 2), evaluator=knows_strokes)
     with pytest.raises(UsageError, match="10 classes, and the second evaluator knows 4"):
         SampleMonitor(dataset(1000, 2), evaluator=build_classifier("lenet", 4))
 
 
+@pytest.mark.slow
 def test_real_digits_and_the_shipped_second(mnist: Dataset) -> None:
     order = torch.randperm(len(mnist), generator=torch.Generator().manual_seed(0))
     held_out, others = mnist.subset(order[:3000]), mnist.subset(order[3000:6000])
@@ -203,12 +198,12 @@ mnistgen.training.loop.Stepper = Killing
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, second: Classifier) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, knows_strokes: Classifier) -> Path:
     path = tmp_path_factory.mktemp("watch")
     data = dataset(1000, 4)
     np.savez(path / "strokes.npz", images=data.images[:, 0].numpy(), labels=data.labels.numpy())
     np.savez(path / "unknown.npz", images=data.images[:, 0].numpy(), labels=data.labels.numpy())
-    save_classifier(path / "checkpoints" / "evaluators" / "resnet-strokes-npz", second, dataset=data)
+    save_classifier(path / "checkpoints" / "evaluators" / "resnet-strokes-npz", knows_strokes, dataset=data)
     return path
 
 

@@ -16,12 +16,12 @@ from tiny import Duel, Tiny, TinyConfig, strokes
 from torch import Tensor
 
 import mnistgen as package
-from mnistgen import Dataset, fit, integrity, save
+from mnistgen import Dataset, integrity, save
 from mnistgen.cli import main
 from mnistgen.cli.score import _print_several
 from mnistgen.data import as_dataset, load_data
 from mnistgen.errors import CheckpointNotFoundError, DataError, UsageError
-from mnistgen.evaluator import build_classifier
+from mnistgen.evaluator import Classifier, build_classifier
 from mnistgen.evaluator.weights import FOLDER
 from mnistgen.metrics import Replicates
 from mnistgen.scoring import (
@@ -66,11 +66,9 @@ def training() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def evaluators(training: Dataset) -> Evaluators:
+def evaluators(knows_strokes: Classifier) -> Evaluators:
     """A small network that knows the strokes, and one that knows nothing."""
-    model = build_classifier("lenet", seed=0)
-    *_, last = fit(model, training, steps=150, seed=0)
-    return Evaluators.of({"A": last.ema.eval(), "random": build_classifier("lenet", seed=1).eval()})
+    return Evaluators.of({"A": knows_strokes, "random": build_classifier("lenet", seed=1).eval()})
 
 
 @pytest.fixture(scope="module")

@@ -167,7 +167,7 @@ def test_the_elbo_is_below_the_likelihood_and_more_samples_come_closer() -> None
     """With one latent, log p(x | y) = log of the integral of p(x | z) p(z) is a sum over a fine grid."""
     model = make(latent_dim=1, prior_layers=2)
     x, y = batch(3)
-    z = torch.linspace(-12, 12, 3001)[:, None]
+    z = torch.linspace(-12, 12, 1501)[:, None]
     with torch.no_grad():
         exact = []
         for i in range(3):
@@ -179,7 +179,7 @@ def test_the_elbo_is_below_the_likelihood_and_more_samples_come_closer() -> None
                     for zs, es in zip(z.split(500), e.split(500), strict=True)
                 ]
             )
-            exact.append((log_likelihood + log_normal(u) + log_det).double().logsumexp(0) + math.log(24 / 3000))
+            exact.append((log_likelihood + log_normal(u) + log_det).double().logsumexp(0) + math.log(24 / 1500))
         torch.manual_seed(0)
         singles = torch.stack([model.log_prob(x, y) for _ in range(300)])
         torch.manual_seed(0)  # the same draws of z
@@ -293,16 +293,20 @@ def test_it_learns_a_small_batch_by_heart() -> None:
         x[i, 0, r : r + 6, c : c + 6] = 1
     x, y = 2 * x - 1, torch.arange(8)
     (optimizer,) = model.optimizers().values()
-    for _ in range(250):
+    apart = math.inf
+    for step in range(1, 251):
         (loss,) = model.losses(x, y)
         optimizer.zero_grad()
         loss.value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    model.eval()
-    with torch.no_grad():
-        rebuilt = model.decode(model.encode(x, y), y)
-    assert (rebuilt - x).abs().mean() < 0.05  # of a range of 2
+        if step % 50 == 0:
+            with torch.no_grad():
+                apart = float((model.eval().decode(model.encode(x, y), y) - x).abs().mean())
+            if apart < 0.05:
+                break
+            model.train()
+    assert apart < 0.05  # of a range of 2
 
 
 def test_each_likelihood_says_what_its_nats_are_of() -> None:
