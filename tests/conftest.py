@@ -10,11 +10,12 @@ import figures
 import pytest
 import tiny
 import torch
+from filelock import FileLock
 
 from mnistgen import fit
 from mnistgen.data import Dataset, data_folder, load_data
 from mnistgen.errors import DataError
-from mnistgen.evaluator import Classifier, build_classifier
+from mnistgen.evaluator import Classifier, build_classifier, load_classifier, save_classifier
 
 torch.set_num_threads(1)
 
@@ -31,12 +32,17 @@ def mnist() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def knows_strokes() -> Classifier:
-    """A small network that has learnt the strokes of `tiny.py`."""
-    data = Dataset(*tiny.strokes(2000, 1), 10, "strokes", "train")
-    *_, last = fit(build_classifier("lenet", seed=0), data, steps=150, seed=0)
-    assert isinstance(last.ema, Classifier)
-    return last.ema.eval()
+def knows_strokes(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    """A small network that has learnt the strokes of `tiny.py`: one worker trains it for all."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "knows-strokes.safetensors"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            data = Dataset(*tiny.strokes(2000, 1), 10, "strokes", "train")
+            *_, last = fit(build_classifier("lenet", seed=0), data, steps=150, seed=0)
+            assert isinstance(last.ema, Classifier)
+            save_classifier(path, last.ema)
+    return load_classifier(path)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -158,7 +158,13 @@ def test_the_bound_on_grey_levels_of_known_probability() -> None:
         assert bool((bound > 1.05 * exact).all()), pixels
 
 
-@pytest.mark.parametrize(("cls", "config"), MODELS)
+@pytest.mark.parametrize(
+    ("cls", "config"),
+    [
+        pytest.param(cls, config, marks=[pytest.mark.slow] * (cls is not Flow), id=cls.__name__)
+        for cls, config in MODELS
+    ],
+)
 def test_images_lead_to_noise_and_back(
     cls: type[Diffusion], config: DiffusionConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +221,10 @@ def test_one_frame_a_step(cls: type[Diffusion], config: DiffusionConfig) -> None
             sample(model, [1], steps=steps)
 
 
-@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "heun"])
+@pytest.mark.parametrize(
+    "solver",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "adaptive")) for name in SOLVERS if name != "heun"],
+)
 def test_every_solver_goes_the_way_of_a_flow_to_its_end(solver: str) -> None:
     """Those too that ask for the velocity at the data, where a denoiser has none."""
     model, images = by_heun()

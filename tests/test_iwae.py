@@ -175,7 +175,7 @@ def test_the_gradient_is_that_of_the_log_weights_by_their_share() -> None:
         torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("k", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_doubly_reparameterised_gradient_has_the_same_mean(k: int) -> None:
     """The encoder's over 40,000 draws, within their error; the decoder's, and the bound, draw by draw."""
     plain, dreg = make(importance_samples=k), make(importance_samples=k, dreg=True)

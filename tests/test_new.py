@@ -42,7 +42,10 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("family", get_args(Family))
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "autoregressive")) for name in get_args(Family)],
+)
 def test_what_new_writes_passes_the_quick_check(
     family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -212,7 +212,15 @@ def samplers() -> Iterator[
         )
 
 
-@pytest.mark.parametrize(("name", "path", "sampler"), [pytest.param(*s, id=s[0]) for s in samplers()])
+def is_slow(name: str, path: ProbabilityPath) -> bool:
+    """Every sampler on one path, and two on each of the others, are for the quick run."""
+    return not isinstance(path, LinearPath) and not name.endswith(("heun", "ddim-0.0")) and "churned" not in name
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "sampler"),
+    [pytest.param(*s, id=s[0], marks=[pytest.mark.slow] * is_slow(*s[:2])) for s in samplers()],
+)
 def test_the_optimal_denoiser_reproduces_its_mixture(
     name: str, path: ProbabilityPath, sampler: Callable[[Denoiser, ProbabilityPath, Tensor, Noise], Iterator[Tensor]]
 ) -> None:

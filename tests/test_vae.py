@@ -283,6 +283,7 @@ def test_temperature_zero_is_one_image_for_each_class() -> None:
     assert not torch.allclose(images[0], images[2])
 
 
+@pytest.mark.slow
 def test_it_learns_a_small_batch_by_heart() -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig(width=16, latent_dim=8, prior_layers=2, lr=2e-3, kl_warmup_steps=0)).train()
