@@ -273,7 +273,7 @@ def _traced(graph: _Graph, name: str) -> Any:
     try:
         with _quiet(), torch.no_grad(), in_float32(), float32():
             exported = torch.export.export(graph.module, few, dynamic_shapes=shapes, strict=False)
-            exported = exported.run_decompositions({torch.ops.aten.bucketize.Tensor: _bucketize})
+            exported = exported.run_decompositions(REPLACED)
             program: Any = torch.onnx.export(
                 exported,
                 input_names=list(graph.inputs),
@@ -312,6 +312,17 @@ def _bucketize(values: Tensor, boundaries: Tensor, *, out_int32: bool = False, r
         found = found + step * (edges <= values if right else edges < values).to(torch.int64)
         step //= 2
     return found.to(torch.int32) if out_int32 else found
+
+
+def _clamp(values: Tensor, min: float | None = None, max: float | None = None) -> Tensor:  # noqa: A002  torch's names
+    """`torch.clamp`, of which the exporter does not take one side alone."""
+    if min is not None:
+        values = torch.where(values < min, min, values)
+    return values if max is None else torch.where(values > max, max, values)
+
+
+# What the exporter has no translation of, or a wrong one.
+REPLACED = {torch.ops.aten.bucketize.Tensor: _bucketize, torch.ops.aten.clamp.default: _clamp}
 
 
 def _metadata(checkpoint: Path, about: Checkpoint, graph: _Graph) -> dict[str, str]:

@@ -15,7 +15,7 @@ from mnistgen import Noise, registry, sample, save
 from mnistgen.data import to_float
 from mnistgen.errors import MnistgenError, UsageError
 from mnistgen.evaluator import build_classifier, load_evaluator, save_classifier
-from mnistgen.export import _bucketize, _Given, _names, _Recorder, export_onnx, file_of, noise_of
+from mnistgen.export import _bucketize, _clamp, _Given, _names, _Recorder, export_onnx, file_of, noise_of
 from mnistgen.published import shipped_checkpoints
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -149,6 +149,12 @@ def test_bucketize_by_search(right: bool, count: int) -> None:
     edges = torch.randn(count, generator=torch.Generator().manual_seed(0)).sort().values
     values = torch.cat([torch.linspace(-4, 4, 500), edges, torch.tensor([-torch.inf])])
     assert torch.equal(_bucketize(values, edges, right=right), torch.bucketize(values, edges, right=right))
+
+
+@pytest.mark.parametrize(("low", "high"), [(None, 0.5), (-0.5, None), (-0.5, 0.5)])
+def test_clamp_by_choice(low: float | None, high: float | None) -> None:
+    values = torch.tensor([-torch.inf, -1.0, -0.5, 0.0, 0.5, 1.0, torch.inf, torch.nan])
+    assert torch.equal(_clamp(values, low, high).nan_to_num(9.0), values.clamp(low, high).nan_to_num(9.0))
 
 
 @pytest.mark.slow
