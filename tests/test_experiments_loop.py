@@ -18,7 +18,7 @@ from mnistgen.experiments.cache import Task
 from mnistgen.experiments.plan import Costs, guidances
 from mnistgen.experiments.subsets import fingerprints
 from mnistgen.experiments.tasks import Generation, StudyContext
-from mnistgen.scoring import Evaluators, Scorer
+from mnistgen.scoring import Evaluators, Scorer, classifiers
 from mnistgen.scoring.reference import of_dataset
 
 
@@ -37,6 +37,12 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FIGURES = report._loop_figures
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the classifiers of CAS learn is not looked at."""
+    monkeypatch.setitem(classifiers.RECIPE, "batch_size", 16)
 
 
 @pytest.fixture(autouse=True)
