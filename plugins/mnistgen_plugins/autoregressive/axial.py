@@ -46,7 +46,7 @@ INK_LEVELS = 255  # grey levels that are not black
 class AxialConfig(BaseConfig):
     """Hyperparameters of `Axial`."""
 
-    epochs: float = 6.0
+    epochs: float = 4.0
     """Length of training in passes over the training images, where neither --steps nor --budget says otherwise."""
     batch_size: int = 32
     """Images in a step, over all processes together."""
