@@ -202,7 +202,7 @@ class _Reader:
             for i in order[:3].tolist()
         )
         words = f"The {len(order)} of {len(images)} images of {source.name} that evaluator A is least sure are {what}"
-        return [Strip("", data_uri(grid(images[order], EACH)), f"{words}: {worst}, ...", VIEWS[1])]
+        return [Strip("", data_uri(grid(images[order], EACH)), f"{words}; the first three: {worst}", VIEWS[1])]
 
     def _nearest(self, source: Source, images: Tensor, labels: Tensor | None) -> list[Strip]:
         """An image of each class above the nearest of the training images, where those are on disk."""
