@@ -405,7 +405,7 @@ def test_a_score_is_the_table_of_the_report(client, models: Models, tmp_path: Pa
     np.savez(tmp_path / "mine.npz", images=images, labels=np.tile(np.arange(10), 20))
     words, table, page, numbers = client.predict(handle_file(tmp_path / "mine.npz"), "1000", api_name="/score")
     assert "mine" in words
-    assert "| mine |" in table
+    assert "| mine-npz |" in table
     assert "real images" in table
     assert "<table" in Path(value_of(page)).read_text("utf-8")
     assert json.loads(Path(value_of(numbers)).read_text("utf-8"))[0]["protocol"]["n"] == 200

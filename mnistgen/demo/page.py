@@ -423,7 +423,7 @@ class Page:
                 if done.score is None:
                     yield f"{done.words} ({done.share:.0%})", "", nothing(), nothing()
                 else:
-                    text, saved = scores.told(done, images, self.folder())
+                    text, saved = scores.told(done, images, self.folder(), data_dir=self.data_dir)
                     yield headline(done.score), text, *map(file, saved)
 
         event = button.click(score, [images, n], [status, table, *files], api_name="score", **COMPUTE)

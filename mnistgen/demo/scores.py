@@ -87,13 +87,15 @@ def in_a_thread(work: Callable[[Progress], Score]) -> Iterator[Done]:
         stop.set()
 
 
-def told(done: Done, source: str | Path, folder: Path) -> tuple[str, Files]:
+def told(done: Done, source: str | Path, folder: Path, *, data_dir: Path | None = None) -> tuple[str, Files]:
     """The table and the notes of a score as Markdown, and files with all of it: the report page and the JSON."""
     score = done.score
     assert score is not None
     files = Files(folder / "report.html", folder / "scores.json")
     write_json(files.json, [score])
-    write_page(read_sources([str(source), str(files.json)]), files.page, title=f"Score of {score.name}")
+    write_page(
+        read_sources([str(source), str(files.json)], data_dir=data_dir), files.page, title=f"Score of {score.name}"
+    )
     lines = [table(read_scores(files.json), "markdown"), *(f"- {note}" for note in (*done.notes, *score.notes))]
     lines += [f"- not measured: {part}: {why}" for part, why in score.not_measured.items()]
     return "\n".join([*lines, "", f"`{score.protocol_line}`"]), files
