@@ -144,6 +144,7 @@ class Independent(Flow):
         return (logits.softmax(-1) * values).sum(-1)
 
 
+@pytest.mark.slow
 def test_the_bound_on_grey_levels_of_known_probability() -> None:
     torch.manual_seed(0)
     images = torch.tensor([0, 80, 250])[torch.multinomial(torch.tensor([0.6, 0.1, 0.3]), 2 * 784, True)]

@@ -163,6 +163,7 @@ def test_the_learned_prior_is_a_normalised_density() -> None:
     assert total == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_elbo_is_below_the_likelihood_and_more_samples_come_closer() -> None:
     """With one latent, log p(x | y) = log of the integral of p(x | z) p(z) is a sum over a fine grid."""
     model = make(latent_dim=1, prior_layers=2)
