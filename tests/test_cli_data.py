@@ -12,6 +12,7 @@ from PIL import Image
 from mnistgen.cli import main
 from mnistgen.cli.data import class_grid, mean_and_std, pixel_counts
 from mnistgen.data import Dataset, load_data
+from mnistgen.data.binarised import drawn
 
 
 @pytest.fixture
@@ -153,3 +154,23 @@ def test_real_mnist(mnist: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     assert "0.1307 (of 1)" in row(text, "mean")
     assert "0.3081 (of 1)" in row(text, "std")
     assert row(text, "hash") == mnist.hash
+
+
+def test_binarised_data_are_black_and_white_and_named_so(data: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    above = load_data("digits.npz", binarise="threshold")
+    assert torch.equal(above.images, (data.images > 127).to(torch.uint8) * 255)
+    static = load_data("digits.npz", binarise="static")
+    assert static.images.unique().tolist() == [0, 255]
+    assert torch.equal(static.images, load_data("digits.npz", binarise="static").images)
+    assert (above.name, static.name) == ("digits-npz-threshold", "digits-npz-static")
+    assert len({data.hash, above.hash, static.hash}) == 3
+    for label, grey in ((0, 30), (1, 60), (2, 90)):  # white with the probability of the grey, within 5 standard errors
+        white = static.images[static.y == label].double() / 255
+        p = grey / 255
+        assert abs(float(white.mean()) - p) < 5 * (p * (1 - p) / white.numel()) ** 0.5
+    assert "digits-npz-static, all" in shown(capsys, "digits.npz", "--split", "all", "--binarise", "static")
+
+
+def test_the_static_draw_keeps_black_and_white() -> None:
+    images = torch.tensor([0, 255], dtype=torch.uint8).repeat(14 * 28).view(1, 1, 28, 28)
+    assert torch.equal(drawn(images, 0), images)

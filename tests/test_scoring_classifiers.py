@@ -11,12 +11,12 @@ from tiny import blobs
 from torch import Tensor
 
 from mnistgen import Dataset, UsageError
+from mnistgen.data.binarised import threshold
 from mnistgen.evaluator import Classifier, build_classifier, wilson_interval
 from mnistgen.scoring import classifiers
 from mnistgen.scoring.classifiers import (
     CAS,
     TwoSampleTest,
-    binarise,
     classification_accuracy_score,
     distinguish,
     two_sample,
@@ -130,7 +130,7 @@ def test_what_is_trained_on_is_not_held_out(spy: tuple[list[Dataset], list[Datas
     assert numbers(trained[0].images[105:]) == numbers(trained[1].images[105:])  # the same real images both times
     assert numbers(trained[0].images[:105]) != sorted(numbers(trained[0].images[:105]))
     for plain, binarised in zip(trained[:2] + held_out[:2], trained[2:] + held_out[2:], strict=True):
-        assert torch.equal(binarise(plain.images), binarised.images)
+        assert torch.equal(threshold(plain.images), binarised.images)
 
 
 def test_a_network_that_cannot_tell_scores_one_half(
@@ -160,8 +160,8 @@ def test_the_control_does_not_hang_on_the_samples(spy: tuple[list[Dataset], list
     assert not torch.equal(first, other)
 
 
-def test_binarise() -> None:
-    assert binarise(torch.tensor([0, 1, 127, 128, 255], dtype=torch.uint8)).tolist() == [0, 0, 0, 255, 255]
+def test_threshold() -> None:
+    assert threshold(torch.tensor([0, 1, 127, 128, 255], dtype=torch.uint8)).tolist() == [0, 0, 0, 255, 255]
 
 
 # The classification accuracy score.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import tyro
 from tyro.constructors import (
@@ -61,6 +61,9 @@ class Reading(Common):
     """Map the lowest value to black and the highest to white, for values in no known range."""
     photographs: bool = False
     """Take pictures as photographs of ink on paper: crop to the ink, fit it into 20x20, centre it in 28x28."""
+    binarise: Literal["static", "threshold"] | None = None
+    """Black and white alone: static: each pixel white with the probability of its grey, drawn once by a fixed seed of
+    ours; threshold: white above 127."""
 
     @property
     def how(self) -> "ConversionKeywords":
@@ -70,6 +73,7 @@ class Reading(Common):
             "invert": self.invert,
             "stretch": self.stretch,
             "photographs": self.photographs,
+            "binarise": self.binarise,
         }
 
 

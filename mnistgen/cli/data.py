@@ -110,7 +110,8 @@ def _show(options: ShowOptions) -> int:
         picture = class_grid(dataset, options.seed)
     if options.out is not None:  # before anything is printed, whose reader may stop reading
         command = ["mnistgen", "data", options.source, "--split", options.split, "--seed", str(options.seed)]
-        command += [f"--{name}" for name, is_on in options.how.items() if is_on]
+        command += [f"--{name}" for name, is_on in options.how.items() if is_on is True]
+        command += ["--binarise", options.binarise] if options.binarise else []
         metadata = {"Software": "mnistgen", "Source": shlex.join(command), "Hash": dataset.hash}
         save_png(options.out, picture, metadata)
     notes(dataset.notes)

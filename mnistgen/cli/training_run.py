@@ -29,6 +29,7 @@ from mnistgen.cli.tensorboard import TensorBoard
 from mnistgen.console import Display, notes, numbers
 from mnistgen.curves import read_log
 from mnistgen.data import (
+    DIGITS,
     Dataset,
     dataset_name,
     load_training_data,
@@ -247,7 +248,11 @@ def _data(options: TrainOptions, rank: int) -> tuple[TrainOptions, Dataset, Data
     images to validate on, where they are a part of the data.
     """
     data, note = load_training_data(options.data, data_dir=options.data_dir, **options.how)
-    options, said, part = dataclasses.replace(options, data=options.data or data.name), [note, *data.notes], None
+    options, said, part = (
+        dataclasses.replace(options, data=options.data or (DIGITS if note else "mnist")),
+        [note, *data.notes],
+        None,
+    )
     if options.validation is None:
         part = load_validation_data(options.data, data, data_dir=options.data_dir, **options.how)
     if part is not None:

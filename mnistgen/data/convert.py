@@ -6,7 +6,7 @@ are never darkened, stretched or turned in silence.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ _GROUND = -0.75  # the ground of images in [-1, 1] is darker; standardised or ce
 _COLOURS = {1: "grayscale", 2: "grayscale and alpha", 3: "RGB", 4: "RGBA"}
 
 
+Binarisation = Literal["static", "threshold"]
+
+
 class ConversionKeywords(TypedDict, total=False):
     """The fields of `Conversion`, as keywords of what reads images."""
 
@@ -36,6 +39,7 @@ class ConversionKeywords(TypedDict, total=False):
     invert: bool
     stretch: bool
     photographs: bool
+    binarise: "Binarisation | None"
 
 
 def conversions(options: dict[str, Any]) -> ConversionKeywords:
@@ -51,6 +55,7 @@ class Conversion:
     invert: bool = False  # black and white exchanged
     stretch: bool = False  # the lowest value to 0 and the highest to 255, whatever they are
     photographs: bool = False  # pictures of ink on paper to MNIST's format (`mnistgen.data.photographs`)
+    binarise: Binarisation | None = None  # black and white and nothing between (`mnistgen.data.binarised`)
 
 
 class Converted(NamedTuple):

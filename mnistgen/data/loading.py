@@ -13,6 +13,7 @@ from typing import Unpack
 import platformdirs
 
 from mnistgen import hub
+from mnistgen.data.binarised import binarised
 from mnistgen.data.convert import Conversion, ConversionKeywords
 from mnistgen.data.dataset import Dataset, joined
 from mnistgen.data.families import ALIASES, DIGITS, FAMILIES
@@ -76,6 +77,9 @@ def load_data(
     `stretch=True` maps to 0..255. `invert=True` exchanges black and white, and `photographs=True` makes pictures of ink
     on paper into MNIST's format. What was done, left out or looks odd is in the `notes` of the dataset.
 
+    `binarise="static"` or `"threshold"` leaves black and white alone (`mnistgen.data.binarised`), and says so in the
+    name of the dataset.
+
     The number of classes is that of the named dataset, of the class folders, or one more than the highest label. Where
     there are images and no labels, in a file or in a folder of pictures, the dataset has none.
 
@@ -100,7 +104,7 @@ def load_training_data(
         if source:
             raise
         folder = data_folder(data_dir) / FAMILIES["mnist"].folder / "raw"
-        return load_data(DIGITS), (
+        return load_data(DIGITS, binarise=how.get("binarise")), (
             "MNIST is neither on disk nor to be downloaded, so this is `digits`, the synthetic digits that come with "
             f"mnistgen; to have MNIST, connect to the internet or put its files in {folder}, and see what is wrong "
             "with --data mnist."
@@ -173,7 +177,8 @@ def _load(found: Source, source: str | Path, split: str, how: Conversion, downlo
     if absent:
         names = ", ".join(data.class_name(label) for label in absent[:10]) + (", ..." if len(absent) > 10 else "")
         notes.append(f"{source}: {len(absent)} of {data.num_classes} classes have no images: {names}.")
-    return replace(data, notes=tuple(dict.fromkeys(notes))) if tuple(notes) != data.notes else data
+    data = replace(data, notes=tuple(dict.fromkeys(notes))) if tuple(notes) != data.notes else data
+    return binarised(data, how.binarise) if how.binarise else data
 
 
 def dataset_name(source: str | Path, *, data_dir: Path | str | None = None) -> str:

@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mnistgen.data import Dataset, Images, as_dataset
+from mnistgen.data.binarised import threshold
 from mnistgen.data.dataset import check_images
 from mnistgen.errors import UsageError
 from mnistgen.evaluator import Classifier, Evaluation, build_classifier, evaluate
@@ -26,7 +27,6 @@ from mnistgen.training import train
 from mnistgen.transforms import Distortion
 
 LEAST = 100  # images a side
-THRESHOLD = 127  # the brightest pixel that is black when binarised
 TWO_SAMPLE_STEPS = 400  # 51,200 images: 3 passes over four fifths of 10,000 images a side
 TRAINED_ON = 0.8  # share of the images that the two-sample test trains on; of the others is the accuracy
 CAS_STEPS = 1200  # 153,600 images: 15 passes over 10,000
@@ -183,7 +183,7 @@ def two_sample(
             result.accuracy, result.interval, floor.accuracy, floor.interval, n=held_out, n_train=2 * n - held_out
         )
 
-    return TwoSampleTest(as_is=view("as they are", lambda images: images), binarised=view("binarised", binarise))
+    return TwoSampleTest(as_is=view("as they are", lambda images: images), binarised=view("binarised", threshold))
 
 
 def distinguish(
@@ -268,11 +268,6 @@ def learn(
     """One side of `classification_accuracy_score`: train on these images alone, and read the test images."""
     model = build_classifier("cnn", data.num_classes, seed=seed, **RECIPE)
     return evaluate(_train(what, model, data, steps, seed, device, progress), test)
-
-
-def binarise(images: Tensor) -> Tensor:
-    """Black and white and nothing between: uint8 -> 255 where a pixel is above 127, else 0."""
-    return (images > THRESHOLD).to(torch.uint8) * 255
 
 
 def _network(seed: int) -> TwoSampleNetwork:
