@@ -171,6 +171,12 @@ def test_binarised_data_are_black_and_white_and_named_so(data: Dataset, capsys: 
     assert "digits-npz-static, all" in shown(capsys, "digits.npz", "--split", "all", "--binarise", "static")
 
 
+def test_binarised_data_are_read_by_their_name() -> None:
+    for way in ("static", "threshold"):
+        by_name, by_flag = load_data(f"digits-{way}"), load_data("digits", binarise=way)
+        assert (by_name.name, by_name.hash) == (by_flag.name, by_flag.hash) == (f"digits-{way}", by_name.hash)
+
+
 def test_the_static_draw_keeps_black_and_white() -> None:
     images = torch.tensor([0, 255], dtype=torch.uint8).repeat(14 * 28).view(1, 1, 28, 28)
     assert torch.equal(drawn(images, 0), images)

@@ -6,7 +6,7 @@ are never darkened, stretched or turned in silence.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ _COLOURS = {1: "grayscale", 2: "grayscale and alpha", 3: "RGB", 4: "RGBA"}
 
 
 Binarisation = Literal["static", "threshold"]
+BINARISATIONS: tuple[Binarisation, ...] = get_args(Binarisation)
 
 
 class ConversionKeywords(TypedDict, total=False):

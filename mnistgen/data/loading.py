@@ -14,7 +14,7 @@ import platformdirs
 
 from mnistgen import hub
 from mnistgen.data.binarised import binarised
-from mnistgen.data.convert import Conversion, ConversionKeywords
+from mnistgen.data.convert import BINARISATIONS, Binarisation, Conversion, ConversionKeywords
 from mnistgen.data.dataset import Dataset, joined
 from mnistgen.data.families import ALIASES, DIGITS, FAMILIES
 from mnistgen.data.formats import (
@@ -78,7 +78,7 @@ def load_data(
     on paper into MNIST's format. What was done, left out or looks odd is in the `notes` of the dataset.
 
     `binarise="static"` or `"threshold"` leaves black and white alone (`mnistgen.data.binarised`), and says so in the
-    name of the dataset.
+    name of the dataset, by which it is read, too: "mnist-static".
 
     The number of classes is that of the named dataset, of the class folders, or one more than the highest label. Where
     there are images and no labels, in a file or in a folder of pictures, the dataset has none.
@@ -232,6 +232,9 @@ def _open(source: str | Path, data_dir: Path | str | None) -> Source:
             return Named(name, FAMILIES[name], data_folder(data_dir))
         if name == DIGITS:
             return NpzArchive(DIGITS, shipped(Path(__file__).with_name(f"{DIGITS}.npz")))
+        base, _, way = name.rpartition("-")
+        if way in BINARISATIONS and (base in FAMILIES or base == DIGITS):
+            return _Binarised(_open(base, data_dir), way)
         if hub.is_address(source):
             address = hub.Address.of(source)
             return Parquet(slug(Path(address.repository)), _parquet_files(hub.fetch_tables(address, DataError)))
@@ -243,6 +246,17 @@ def _open(source: str | Path, data_dir: Path | str | None) -> Source:
         hint = f"There are {', '.join(kinds)}." if kinds else suggestion(source, (*FAMILIES, DIGITS))
         raise UsageError(f"There is no dataset {source!r}, and no file or folder of that name. {hint}")
     return _folder(path) if path.is_dir() else _file(path)
+
+
+class _Binarised(Source):
+    """A named dataset in black and white: what `binarise` makes of it, under the name that it then has."""
+
+    def __init__(self, inner: Source, how: Binarisation) -> None:
+        self.inner, self.how = inner, how
+        self.name, self.splits = f"{inner.name}-{how}", inner.splits
+
+    def read(self, split: str, how: Conversion, download: bool) -> Dataset:
+        return binarised(self.inner.read(split, how, download), self.how)
 
 
 def _folder(path: Path) -> Source:

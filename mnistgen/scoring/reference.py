@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mnistgen import integrity
 from mnistgen.data import ConversionKeywords, Dataset, load_data
+from mnistgen.data.convert import BINARISATIONS
 from mnistgen.data.families import ALIASES, FAMILIES
 from mnistgen.data.loading import slug
 from mnistgen.errors import DataError, UsageError
@@ -101,7 +102,8 @@ def stratified_indices(labels: Tensor, counts: list[int], *, seed: int) -> Tenso
 
 def is_named(dataset: str) -> bool:
     """Whether this is one of the datasets that everybody means by its name, and no path."""
-    return ALIASES.get(dataset.lower(), dataset.lower()) in FAMILIES
+    name, _, way = dataset.lower().rpartition("-")
+    return ALIASES.get(dataset.lower(), dataset.lower()) in FAMILIES or (way in BINARISATIONS and name in FAMILIES)
 
 
 def dataset_name(data: str) -> str:
