@@ -518,7 +518,8 @@ class TestWholeBatch:
         operators = (getattr(torch.ops.aten, name) for name in dir(torch.ops.aten))
         overloads = [getattr(op, name) for op in operators if hasattr(op, "overloads") for name in op.overloads()]
         random = {op._schema.name.removeprefix("aten::") for op in overloads if _is_random(op)}
-        composed = {"dropout", "dropout_", "alpha_dropout", "gru", "lstm", "rnn_relu", "rnn_tanh", "rrelu", "rrelu_"}
+        dropouts = {f"{kind}dropout{end}" for kind in ("", "alpha_", "feature_", "feature_alpha_") for end in ("", "_")}
+        composed = dropouts | {"gru", "lstm", "rnn_relu", "rnn_tanh", "rrelu", "rrelu_"}
         ours = set(WholeBatch._BY_ROW) | set(self.REFUSED) | composed
         rest = {name for name in random - ours if not re.search("attention|rnn|rrelu_with_noise", name)}
         assert rest == set()
