@@ -157,8 +157,13 @@ def test_clamp_by_choice(low: float | None, high: float | None) -> None:
     assert torch.equal(_clamp(values, low, high).nan_to_num(9.0), values.clamp(low, high).nan_to_num(9.0))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(shipped_checkpoints()))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "dcgan" else pytest.mark.long)
+        for name in sorted(shipped_checkpoints())
+    ],
+)
 def test_every_shipped_model(name: str, tmp_path: Path) -> None:
     away = export_onnx(f"mnistgen:{name}", tmp_path / "model.onnx")
     assert away.mean < 0.02
