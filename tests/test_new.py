@@ -59,8 +59,15 @@ def test_what_new_writes_passes_the_quick_check(
     assert cls.family == family
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", get_args(Family))
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(
+            name, marks=pytest.mark.long if name in ("autoregressive", "normalizing_flow") else pytest.mark.slow
+        )
+        for name in get_args(Family)
+    ],
+)
 def test_what_new_writes_passes_the_whole_check(family: Family, tmp_path: Path) -> None:
     write_file(tmp_path / f"my_{family}.py", family)
     check_model(model_class(register_file(str(tmp_path / f"my_{family}.py"))))
