@@ -770,7 +770,7 @@ def test_json_alone_on_standard_output(
         (["vae-mnist", "--two-sample"], "images of mnist are not on disk"),
         (["vae-mnist", "--features", "inception"], "--inception-weights"),
         (["vae-mnsit"], "Did you mean 'vae-mnist'"),
-        ([], "Name what is to be scored: mnistgen score SOURCE ... There is dcgan-mnist, "),
+        ([], "Name what is to be scored: mnistgen score SOURCE ... There is axial-mnist, "),
     ],
 )
 def test_wrong_requests(
