@@ -286,6 +286,8 @@ def _traced(graph: _Graph, name: str) -> Any:
         reason = described(_cause(error))
         if "specialized it to be a constant" in reason:
             reason = "its code fixes the number of images; len(y) does so, and y.shape[0] does not."
+        elif "data-dependent" in reason:
+            reason = "what it computes next depends on the numbers before, and a graph is fixed."
         raise MnistgenError(
             f"{name}: PyTorch cannot express this model with these options as ONNX: {reason}"
         ) from error

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import struct
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -108,14 +109,15 @@ def _header(content: bytes) -> tuple[bytes, dict[str, Any]]:
     return text, header
 
 
-def _rewrite() -> None:
-    """Put the checksums of the files that are here now into the list: for whoever ships new ones, from a clone."""
+def _rewrite(added: list[str]) -> None:
+    """Put the checksums of the files that are here now into the list, and of those that are `added` to it: for whoever
+    ships new ones, from a clone."""
     lines = []
-    for name in _shipped():
+    for name in [*_shipped(), *sorted({*added} - {*_shipped()})]:
         file = next(folder / name for folder in (_PACKAGE, _PACKAGE.parent) if (folder / name).is_file())
         lines.append(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {name}\n")
     _LIST.write_text("".join(lines), "ascii")
 
 
 if __name__ == "__main__":
-    _rewrite()
+    _rewrite(sys.argv[1:])
